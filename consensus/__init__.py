@@ -1,0 +1,1 @@
+"""A durable, multiplexed Raft: pysyncobj elects, this package replicates."""

@@ -1,0 +1,1 @@
+"""raftbroker: a fault-tolerant message broker in Python."""
