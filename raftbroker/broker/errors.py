@@ -1,0 +1,179 @@
+"""Every error that the broker raises to a front door: a small closed hierarchy.
+
+Three families, by what the caller may do next:
+
+- `Rejected`: the request itself is at fault. Nothing was done; sending the same again gives the same answer.
+- `Retriable`: certainly nothing was done, and the same request may succeed later.
+- `UnknownOutcome`: it may have been done, or may still be; only a read, or an idempotent retry, can tell.
+
+`Internal` is a fault of ours. Each error's text is for people: it names the thing and the way out. `field` names
+the part of the request that is wrong, where there is one. `to_wire` and `from_wire` carry errors between nodes.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+
+class BrokerError(Exception):
+    """The root of this layer's errors."""
+
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """The integer attributes that a front door may want and that travel between nodes."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class Rejected(BrokerError):
+    """The request is at fault; nothing was done."""
+
+
+class Retriable(BrokerError):
+    """Nothing was done; the same request may succeed later."""
+
+
+# --- rejected -------------------------------------------------------------------------------------------
+
+
+class UnknownTopic(Rejected):
+    """No topic of that name (or it was deleted meanwhile)."""
+
+
+class UnknownPartition(Rejected):
+    """The topic has no partition of that number."""
+
+
+class UnknownNode(Rejected):
+    """No node of that id in the cluster."""
+
+
+class UnknownGroup(Rejected):
+    """No Raft group of that id in the cluster."""
+
+
+class TopicExists(Rejected):
+    """A topic of that name exists already."""
+
+
+class InvalidRequest(Rejected):
+    """Some argument is out of its bounds; `field` says which."""
+
+
+class InvalidConfig(InvalidRequest):
+    """A topic config's name or value is not acceptable; `field` is the config's name."""
+
+
+class InvalidReplicationFactor(InvalidRequest):
+    """The replication factor is out of bounds, or above the number of live nodes."""
+
+
+class InvalidPartitions(InvalidRequest):
+    """The number of partitions is out of bounds, or not above the present one."""
+
+
+class BadRecords(Rejected):
+    """The bytes are not a sound Kafka v2 record batch."""
+
+
+class RecordTooLarge(Rejected):
+    """The batch is larger than the topic's max.message.bytes, or than any batch may be."""
+
+
+class IdempotencyConflict(Rejected):
+    """The idempotency key was used before, for other records."""
+
+
+class OutOfOrderSequence(Rejected):
+    """The producer's sequence number leaves a gap, or is older than the window of duplicates that is kept."""
+
+
+class FencedProducer(Rejected):
+    """A newer epoch of this producer id has produced to the partition."""
+
+
+class OffsetOutOfRange(Rejected):
+    """The offset lies below the log start offset or above the high watermark."""
+
+    numbers = ("start", "high_watermark")
+
+    def __init__(self, message: str, *, start: int = 0, high_watermark: int = 0, field: str | None = "offset") -> None:
+        super().__init__(message, field=field)
+        self.start = start
+        self.high_watermark = high_watermark
+
+
+class ChangeRejected(Rejected):
+    """A transfer of leadership cannot be done; the message says why."""
+
+
+# --- retriable ------------------------------------------------------------------------------------------
+
+
+class Throttled(Retriable):
+    """A bound of bytes or requests in flight is reached; try again after `retry_after_ms`."""
+
+    numbers = ("retry_after_ms",)
+
+    def __init__(self, message: str, *, retry_after_ms: int = 100, field: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.retry_after_ms = retry_after_ms
+
+
+class StorageFull(Retriable):
+    """The leader's disk has no room for more records."""
+
+
+class Unavailable(Retriable):
+    """Certainly not done: no leader was reached by the deadline, or too few replicas are in sync."""
+
+
+# --- neither --------------------------------------------------------------------------------------------
+
+
+class UnknownOutcome(BrokerError):
+    """The deadline passed, or a leader was lost, before the outcome was known."""
+
+
+class Internal(BrokerError):
+    """A fault of the broker's own; the node's log has the details."""
+
+
+# --- between nodes --------------------------------------------------------------------------------------
+
+
+class WireError(msgspec.Struct, frozen=True, array_like=True):
+    """A BrokerError as it travels: class name, message, field, and the class's `numbers` in their order."""
+
+    kind: str
+    message: str
+    field: str | None
+    numbers: tuple[int, ...]
+
+
+def _concrete(root: type[BrokerError]) -> dict[str, type[BrokerError]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found.update(_concrete(child))
+    return found
+
+
+_KINDS = _concrete(BrokerError)
+
+
+def to_wire(error: BrokerError) -> WireError:
+    numbers = tuple(int(getattr(error, name)) for name in error.numbers)
+    return WireError(type(error).__name__, error.message, error.field, numbers)
+
+
+def from_wire(wire: WireError) -> BrokerError:
+    """The error again; a kind this version does not know becomes `Internal`, which says its name."""
+    kind = _KINDS.get(wire.kind)
+    if kind is None:
+        return Internal(f"another node answered with {wire.kind}: {wire.message}")
+    error = kind(wire.message, field=wire.field)
+    for name, number in zip(kind.numbers, wire.numbers, strict=False):
+        setattr(error, name, number)
+    return error
