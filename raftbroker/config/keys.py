@@ -1,0 +1,301 @@
+"""Every key a node can be told, with its default, its comment and its bounds: one struct per section.
+
+Promises that `KEYS` lists all of them in the order they are documented; the template, the checks, the
+documentation and the tests follow from it.
+"""
+
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from raftbroker.config.values import (
+    ENVIRONMENT_PREFIX,
+    SECRET_LENGTH_MIN,
+    Key,
+    Secret,
+    Value,
+    check_address,
+    check_initial,
+    check_optional_address,
+)
+
+_MIB = 1 << 20
+
+
+def _address(purpose: str) -> Key:
+    return Key(f"{purpose} Loopback unless you say otherwise.", check=check_address)
+
+
+def _advertised(who: str) -> Key:
+    return Key(
+        f"Where {who} reach this node, when that is not `listen`: behind a proxy, in a container, or when"
+        " listening on every interface. Empty: the same as `listen`.",
+        check=check_optional_address,
+    )
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """This node itself."""
+
+    id: Annotated[int, Key("This node's number, unique in the cluster and never changed.", 1, 65535)] = 1
+    data_dir: Annotated[
+        Path,
+        Key("Where this node keeps everything. One node, one directory; never copy it to another node."),
+    ] = Path("data")
+
+
+class PeersConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How the nodes of a cluster talk with each other."""
+
+    listen: Annotated[str, _address("Where the other nodes connect.")] = "127.0.0.1:7082"
+    advertised: Annotated[str, _advertised("the other nodes")] = ""
+    secret: Annotated[
+        Secret,
+        Key(
+            f"The secret all nodes share and prove to each other, at least {SECRET_LENGTH_MIN} characters. Needed as"
+            " soon as `listen` is not loopback. Better kept in `secret_file` or the environment than here."
+        ),
+    ] = Secret()
+    secret_file: Annotated[
+        str, Key("A file that holds the shared secret; white space around it is ignored. Instead of `secret`.")
+    ] = ""
+    tls_cert: Annotated[
+        str,
+        Key(
+            "This node's certificate chain, PEM. With tls_key and tls_ca, peers talk mutual TLS and accept only"
+            " certificates that tls_ca signed."
+        ),
+    ] = ""
+    tls_key: Annotated[str, Key("The private key of tls_cert, PEM.")] = ""
+    tls_ca: Annotated[str, Key("The authority that signed every peer's certificate, PEM.")] = ""
+
+
+class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The HTTP front door."""
+
+    listen: Annotated[str, _address("Where HTTP clients connect.")] = "127.0.0.1:8082"
+    advertised: Annotated[str, _advertised("HTTP clients and other nodes' links")] = ""
+    body_bytes_max: Annotated[
+        int, Key("The largest request body taken, in bytes; a larger one is answered 413.", 64 * 1024, 1 << 30)
+    ] = 32 * _MIB
+    requests_max: Annotated[
+        int, Key("How many requests may be under way at once; more are answered 429 with Retry-After.", 1, 1_000_000)
+    ] = 1024
+    request_timeout_ms: Annotated[
+        int,
+        Key(
+            "How long a request may wait for the cluster before it is answered as unavailable (certainly not done)"
+            " or unknown (perhaps done), in milliseconds.",
+            100,
+            600_000,
+        ),
+    ] = 30_000
+
+
+class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The Kafka front door. This version has no Kafka listener yet; the address is only told to the cluster."""
+
+    listen: Annotated[str, _address("Where Kafka clients will connect.")] = "127.0.0.1:9092"
+    advertised: Annotated[str, _advertised("Kafka clients")] = ""
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Which cluster this node belongs to. With neither key set it is a cluster of its own."""
+
+    initial: Annotated[
+        tuple[str, ...],
+        Key(
+            "The nodes that form the cluster the first time, this one among them, as ID@host:port of their peers"
+            " address; the same list on each. They form it only when all of them are reachable and empty; later the"
+            " list serves to find the others. Example: 1@10.0.0.1:7082",
+            check=check_initial,
+        ),
+    ] = ()
+    join: Annotated[
+        tuple[str, ...],
+        Key(
+            "For a node that joins a cluster that already runs: peers addresses (host:port) of one or more of its"
+            " nodes. Not together with `initial`.",
+            check=check_address,
+        ),
+    ] = ()
+
+    @property
+    def initial_members(self) -> dict[int, str]:
+        """`initial` as node id -> host:port."""
+        pairs = (member.split("@", 1) for member in self.initial)
+        return {int(number): address for number, address in pairs}
+
+
+class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Replication. The defaults suit one site; raise the three times together between distant sites."""
+
+    heartbeat_ms: Annotated[
+        int, Key("How often a leader tells its followers that it is there, in milliseconds.", 10, 10_000)
+    ] = 100
+    election_min_ms: Annotated[
+        int,
+        Key(
+            "A follower that hears nothing campaigns after this long at the earliest; at least 3 heartbeats.",
+            50,
+            60_000,
+        ),
+    ] = 500
+    election_max_ms: Annotated[
+        int, Key("... and after this long at the latest; the moment between is drawn at random.", 100, 120_000)
+    ] = 1000
+    entry_bytes_max: Annotated[
+        int, Key("The largest log entry a leader makes by putting requests together, in bytes.", 1024, 64 * _MIB)
+    ] = _MIB
+    append_bytes_max: Annotated[
+        int, Key("About how many bytes of entries one message to a follower carries.", 1024, 64 * _MIB)
+    ] = _MIB
+    inflight_bytes_max: Annotated[
+        int, Key("Bytes sent to one follower of one group and not yet acknowledged.", 1024, 1 << 30)
+    ] = 8 * _MIB
+    proposal_bytes_max: Annotated[
+        int,
+        Key("Bytes proposed in one group and not yet applied; beyond it producers are told to wait.", 4096, 1 << 32),
+    ] = 64 * _MIB
+    log_entries_max: Annotated[
+        int,
+        Key(
+            "Entries of a group's log kept for followers that fall behind; one further behind gets a snapshot. Tests"
+            " set it low to see snapshots.",
+            2,
+            100_000_000,
+        ),
+    ] = 100_000
+    log_bytes_max: Annotated[
+        int, Key("The same bound in bytes, records included (they are stored once, whatever it is).", 1024, 1 << 40)
+    ] = 256 * _MIB
+    snapshot_piece_bytes: Annotated[
+        int, Key("About how many bytes one piece of a snapshot carries; tests set it low.", 256, 16 * _MIB)
+    ] = _MIB
+    snapshot_idle_ms: Annotated[
+        int, Key("A snapshot that its receiver has not asked about for this long is closed.", 100, 3_600_000)
+    ] = 60_000
+
+
+class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The one RocksDB of this node."""
+
+    memtable_bytes: Annotated[
+        int, Key("Memory for rows not yet in a table file, all column families together.", 1 * _MIB, 4 << 30)
+    ] = 32 * _MIB
+    cache_bytes: Annotated[int, Key("Memory for blocks read from table files.", 1 * _MIB, 64 << 30)] = 16 * _MIB
+    reserve_bytes: Annotated[
+        int,
+        Key(
+            "Writes of new records are refused while the disk has less room than this; reads and deletes go on, and"
+            " writes resume by themselves when there is room again.",
+            0,
+            1 << 40,
+        ),
+    ] = 256 * _MIB
+    ballast_bytes: Annotated[
+        int,
+        Key(
+            "Size of a file that only takes room, given up when the disk is full so that deleting can still be"
+            " written down. 0: none.",
+            0,
+            1 << 34,
+        ),
+    ] = 64 * _MIB
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a topic gets when it is created without saying otherwise."""
+
+    default_partitions: Annotated[int, Key("Partitions of a new topic.", 1, 10_000)] = 1
+    default_replication_factor: Annotated[
+        int, Key("Replicas of a new topic; lowered to the number of nodes when the cluster has fewer.", 1, 5)
+    ] = 3
+    retention_ms: Annotated[
+        int, Key("How long records are kept, in milliseconds; -1: for ever. Seven days.", -1, 1 << 62)
+    ] = 604_800_000
+    retention_bytes: Annotated[
+        int, Key("How many bytes a partition keeps; older records go first. -1: no bound.", -1, 1 << 62)
+    ] = -1
+    retention_check_ms: Annotated[
+        int, Key("How often leaders look for records past their retention, in milliseconds.", 100, 86_400_000)
+    ] = 30_000
+
+
+class LoggingConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node writes about itself, one event a line, on standard error."""
+
+    level: Annotated[str, Key("The least that is worth a line.", choices=("debug", "info", "warning", "error"))] = (
+        "info"
+    )
+    json: Annotated[bool, Key("Lines as JSON objects, for log collectors.")] = False
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a node can be told."""
+
+    node: NodeConfig = NodeConfig()
+    peers: PeersConfig = PeersConfig()
+    http: HttpConfig = HttpConfig()
+    kafka: KafkaConfig = KafkaConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    raft: RaftConfig = RaftConfig()
+    storage: StorageConfig = StorageConfig()
+    log: LogConfig = LogConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+
+class KeyInfo(msgspec.Struct, frozen=True):
+    """One key, for documentation and rendering."""
+
+    section: str
+    name: str
+    kind: str
+    """"integer", "boolean", "string", "path", "secret" or "list"."""
+    default: Value
+    key: Key
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
+    def environment(self) -> str:
+        return f"{ENVIRONMENT_PREFIX}{self.section}__{self.name}".upper()
+
+    @property
+    def bounds(self) -> str:
+        """What values are taken, in words; empty where any of its type is."""
+        if self.key.choices:
+            return "one of " + ", ".join(self.key.choices)
+        if self.key.minimum is not None:
+            return f"{self.key.minimum} to {self.key.maximum}"
+        return ""
+
+
+_KINDS: dict[object, str] = {int: "integer", bool: "boolean", str: "string", Path: "path", Secret: "secret"}
+
+
+def _read_keys() -> tuple[dict[str, str], dict[str, KeyInfo]]:
+    sections: dict[str, str] = {}
+    keys: dict[str, KeyInfo] = {}
+    defaults = Config()
+    for section, struct in typing.get_type_hints(Config).items():
+        sections[section] = (struct.__doc__ or "").strip()
+        for name, hint in typing.get_type_hints(struct, include_extras=True).items():
+            kind, key = typing.get_args(hint)
+            default = getattr(getattr(defaults, section), name)
+            info = KeyInfo(section, name, _KINDS.get(kind, "list"), default, key)
+            keys[info.full_name] = info
+    return sections, keys
+
+
+_SECTIONS, _KEYS = _read_keys()
+SECTIONS: Mapping[str, str] = types.MappingProxyType(_SECTIONS)
+"""Every section with its comment."""
+KEYS: Mapping[str, KeyInfo] = types.MappingProxyType(_KEYS)
+"""Every key by its full name, in the order they are documented."""
