@@ -1,0 +1,49 @@
+# Everything happens in this directory's own virtual environment, made when first needed.
+#
+#   make run        a cluster of three nodes on this machine, until Ctrl-C
+#   make test       every check and the whole test suite
+#   make check      format, lint and types only
+#   make bench      the benchmark, against a cluster it starts itself
+#   make simulate   2,000 seeds of the simulation
+
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
+	command -v $$name >/dev/null 2>&1 && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	&& { echo $$name; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SEEDS ?= 2000
+
+.PHONY: run test check format bench simulate clean
+
+run: $(INSTALLED)
+	$(BIN)/raftbroker dev
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m bench
+
+simulate: $(INSTALLED)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+# The stamp is made last: an install that was interrupted is done again.
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "raftbroker needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "cannot make $(VENV); on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
