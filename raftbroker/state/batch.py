@@ -1,0 +1,369 @@
+"""Kafka v2 record batches: made, checked, placed and read. The bytes are stored and served as they were sent.
+
+Layout (https://kafka.apache.org/documentation/#recordbatch): base offset i64, length i32 (of what follows it), leader
+Layout (https://kafka.apache.org/documentation/#recordbatch): base offset i64, length i32 (of what follows it), leader
+i64, producer id i64, producer epoch i16, base sequence i32, record count i32, records (compressed as a whole). Base
+offset and leader epoch stand outside the CRC, so that the leader can set them without touching the records.
+
+Nothing here trusts its input: whatever bytes come in, the only error raised is `BadBatch`.
+"""
+
+import struct
+from collections.abc import Sequence
+
+import google_crc32c
+import msgspec
+
+from raftbroker.state.compression import Codec, decompress
+from raftbroker.state.errors import BadBatch as BadBatch
+
+HEADER_BYTES = 61
+"""A batch without records would be this long."""
+DECOMPRESSED_BYTES_MAX = 64 * 1024 * 1024
+"""The default bound on a batch's records once decompressed."""
+NO_PRODUCER_ID = -1
+NO_TIMESTAMP = -1
+
+_HEADER = struct.Struct(">qiibIhiqqqhii")
+_PREFIX = struct.Struct(">qiibI")
+_COVERED = struct.Struct(">hiqqqhii")
+_OFFSET = struct.Struct(">q")
+_EPOCH = struct.Struct(">i")
+_CRC = struct.Struct(">I")
+_BEFORE_LENGTH, _AFTER_LENGTH, _AFTER_EPOCH, _CRC_AT, _CRC_FROM = 8, 12, 16, 17, 21
+
+_CODEC_MASK = 0x07
+_LOG_APPEND_TIME = 0x08
+_TRANSACTIONAL = 0x10
+_CONTROL = 0x20
+_DELETE_HORIZON = 0x40
+_KNOWN_ATTRIBUTES = 0x7F
+SEQUENCE_MAX = 2**31 - 1
+
+
+class BatchHeader(msgspec.Struct, frozen=True, gc=False):
+    """The fixed fields of a batch. `size` is the whole batch in bytes; timestamps are epoch milliseconds."""
+
+    base_offset: int
+    size: int
+    leader_epoch: int
+    magic: int
+    crc: int
+    attributes: int
+    last_offset_delta: int
+    base_timestamp: int
+    max_timestamp: int
+    producer_id: int
+    producer_epoch: int
+    base_sequence: int
+    record_count: int
+
+    @property
+    def count(self) -> int:
+        """Offsets the batch takes; the record count unless it has been compacted."""
+        return self.last_offset_delta + 1
+
+    @property
+    def next_offset(self) -> int:
+        return self.base_offset + self.last_offset_delta + 1
+
+    @property
+    def last_sequence(self) -> int:
+        """The last record's sequence number, wrapped; -1 where the producer is not idempotent."""
+        if self.base_sequence < 0:
+            return -1
+        return (self.base_sequence + self.last_offset_delta) & SEQUENCE_MAX
+
+    @property
+    def codec(self) -> Codec:
+        """Raises BadBatch for a codec that Kafka does not define."""
+        code = self.attributes & _CODEC_MASK
+        if code > Codec.ZSTD:
+            raise BadBatch(f"compression codec {code} is not known: use none, gzip, snappy, lz4 or zstd")
+        return Codec(code)
+
+    @property
+    def log_append_time(self) -> bool:
+        return bool(self.attributes & _LOG_APPEND_TIME)
+
+    @property
+    def transactional(self) -> bool:
+        return bool(self.attributes & _TRANSACTIONAL)
+
+    @property
+    def control(self) -> bool:
+        return bool(self.attributes & _CONTROL)
+
+
+class RecordDraft(msgspec.Struct, frozen=True, gc=False):
+    """A record to encode. `timestamp` in epoch milliseconds; None takes the batch's base timestamp."""
+
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    timestamp: int | None = None
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record read from a batch; `timestamp` in epoch milliseconds, -1 for none."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp: int
+    offset: int
+
+
+# --- headers --------------------------------------------------------------------------------------------
+
+
+def parse_header(data: bytes | memoryview) -> BatchHeader:
+    """The header at the start of `data`, which may go on behind the batch. Checks nothing but length and magic."""
+    if len(data) < HEADER_BYTES:
+        raise BadBatch(f"a record batch has at least {HEADER_BYTES} bytes, these are {len(data)}")
+    if data[_AFTER_EPOCH] != 2:
+        raise BadBatch(f"magic {data[_AFTER_EPOCH]}: only the v2 format (magic 2, Kafka 0.11 and later) is taken")
+    offset, length, epoch, magic, crc, *covered = _HEADER.unpack_from(data)
+    return BatchHeader(offset, length + _AFTER_LENGTH, epoch, magic, crc, *covered)
+
+
+def verify_batch(data: bytes | memoryview) -> BatchHeader:
+    """Exactly one sound batch: length, magic, CRC and counts. For bytes read back or from another replica."""
+    header = parse_header(data)
+    if header.size != len(data):
+        raise BadBatch(f"the batch says it has {header.size} bytes, there are {len(data)}")
+    if header.crc != _crc32c(data, _CRC_FROM):
+        raise BadBatch("the CRC-32C does not match: the batch was damaged on its way")
+    if header.last_offset_delta < 0 or header.record_count < 0 or header.record_count > header.last_offset_delta + 1:
+        raise BadBatch(f"{header.record_count} records cannot have the last offset delta {header.last_offset_delta}")
+    return header
+
+
+def check_batch(data: bytes | memoryview) -> BatchHeader:
+    """One sound batch that a producer may send: `verify_batch`, and the rules of Kafka's log validator.
+
+    The records inside are not looked at (`decode_batch` does that)."""
+    header = verify_batch(data)
+    if header.record_count != header.last_offset_delta + 1:
+        raise BadBatch(f"{header.record_count} records with the last offset delta {header.last_offset_delta}")
+    if header.attributes & ~_KNOWN_ATTRIBUTES:
+        raise BadBatch(f"attributes {header.attributes:#x} have bits that Kafka does not define")
+    if header.control or header.attributes & _DELETE_HORIZON:
+        raise BadBatch("control batches and delete horizons are written by brokers, not by producers")
+    if header.transactional:
+        raise BadBatch("transactions are not implemented yet: send the batch without a transactional id")
+    if header.log_append_time:
+        raise BadBatch("timestamp type LogAppendTime is set by the broker, not by producers")
+    if header.codec is Codec.NONE and header.size - HEADER_BYTES < 7 * header.record_count:
+        raise BadBatch(f"{header.record_count} records do not fit into {header.size - HEADER_BYTES} bytes")
+    if header.producer_id < -1:
+        raise BadBatch(f"producer id {header.producer_id} is negative")
+    if header.producer_id >= 0 and (header.producer_epoch < 0 or header.base_sequence < 0):
+        raise BadBatch(
+            f"producer id {header.producer_id} comes with epoch {header.producer_epoch} and sequence "
+            f"{header.base_sequence}: an idempotent producer sends both, from 0"
+        )
+    return header
+
+
+def place_batch(data: bytes, base_offset: int, leader_epoch: int, append_time_ms: int | None = None) -> bytes:
+    """The batch at its place in the log. `leader_epoch` is the Raft term.
+
+    With `append_time_ms` the timestamp type becomes LogAppendTime and every record has that time, which the CRC covers,
+    so it is computed anew."""
+    if append_time_ms is None:
+        return b"".join(
+            (
+                _OFFSET.pack(base_offset),
+                data[_BEFORE_LENGTH:_AFTER_LENGTH],
+                _EPOCH.pack(leader_epoch & SEQUENCE_MAX),
+                memoryview(data)[_AFTER_EPOCH:],
+            )
+        )
+    placed = bytearray(data)
+    _OFFSET.pack_into(placed, 0, base_offset)
+    _EPOCH.pack_into(placed, _AFTER_LENGTH, leader_epoch & SEQUENCE_MAX)
+    placed[_CRC_FROM + 1] |= _LOG_APPEND_TIME
+    _OFFSET.pack_into(placed, 35, append_time_ms)
+    _CRC.pack_into(placed, _CRC_AT, _crc32c(placed, _CRC_FROM))
+    return bytes(placed)
+
+
+def split_batches(data: bytes) -> list[bytes]:
+    """The batches that stand one behind the other in `data`, unchecked but for their lengths."""
+    batches: list[bytes] = []
+    position = 0
+    while position < len(data):
+        size = parse_header(memoryview(data)[position : position + HEADER_BYTES]).size
+        if size < HEADER_BYTES or position + size > len(data):
+            raise BadBatch(f"a batch at byte {position} says it has {size} bytes, {len(data) - position} are left")
+        batches.append(data if size == len(data) else data[position : position + size])
+        position += size
+    return batches
+
+
+def _crc32c(data: bytes | bytearray | memoryview, start: int) -> int:
+    return int(google_crc32c.value(bytes(memoryview(data)[start:])))
+
+
+# --- encoding -------------------------------------------------------------------------------------------
+
+
+def _varint(number: int) -> bytes:
+    """Zigzag varint, as in Protocol Buffers."""
+    rest = (number << 1) ^ (number >> 63)
+    out = bytearray()
+    while rest > 0x7F:
+        out.append((rest & 0x7F) | 0x80)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
+
+
+_CACHED = 1 << 13
+_VARINTS: list[bytes] = [_varint(number) for number in range(_CACHED)]
+_NULL = _varint(-1)
+
+
+def encode_batch(
+    records: Sequence[RecordDraft],
+    *,
+    base_timestamp: int,
+    producer_id: int = -1,
+    producer_epoch: int = -1,
+    base_sequence: int = -1,
+) -> bytes:
+    """One uncompressed batch with base offset 0. Raises ValueError without records.
+
+    `base_timestamp` (epoch ms) is the batch's, and that of records without their own."""
+    if not records:
+        raise ValueError("a record batch needs at least one record")
+    varints, cached, varint = _VARINTS, _CACHED, _varint
+    max_timestamp = base_timestamp - 1
+    parts: list[bytes] = [b""]
+    for delta, record in enumerate(records):
+        key, value, timestamp = record.key, record.value, record.timestamp
+        if timestamp is None or timestamp == base_timestamp:
+            timestamp = base_timestamp
+            middle = b"\0\0"
+        else:
+            middle = b"\0" + varint(timestamp - base_timestamp)
+        if timestamp > max_timestamp or not delta:
+            max_timestamp = timestamp
+        middle += varints[delta] if delta < cached else varint(delta)
+        if key is None:
+            middle += _NULL
+        else:
+            length = len(key)
+            middle += (varints[length] if length < cached else varint(length)) + key
+        if value is None:
+            value = b""
+            middle += _NULL
+        else:
+            length = len(value)
+            middle += varints[length] if length < cached else varint(length)
+        headers = _encode_headers(record.headers) if record.headers else b"\0"
+        length = len(middle) + len(value) + len(headers)
+        parts += ((varints[length] if length < cached else varint(length)) + middle, value, headers)
+    count = len(records)
+    parts[0] = _COVERED.pack(
+        0, count - 1, base_timestamp, max_timestamp, producer_id, producer_epoch, base_sequence, count
+    )
+    covered = b"".join(parts)
+    length = len(covered) + _CRC_FROM - _AFTER_LENGTH
+    return _PREFIX.pack(0, length, -1, 2, google_crc32c.value(covered)) + covered
+
+
+def _encode_headers(headers: tuple[tuple[str, bytes | None], ...]) -> bytes:
+    parts = [_varint(len(headers))]
+    for name, value in headers:
+        name_bytes = name.encode()
+        parts += (_varint(len(name_bytes)), name_bytes)
+        parts += (_NULL,) if value is None else (_varint(len(value)), value)
+    return b"".join(parts)
+
+
+# --- decoding -------------------------------------------------------------------------------------------
+
+
+def decode_batch(data: bytes | memoryview, *, bytes_max: int = DECOMPRESSED_BYTES_MAX) -> list[Record]:
+    """All records of one sound batch, in order. `bytes_max` bounds them decompressed. A control batch has none."""
+    header = verify_batch(data)
+    if header.control:
+        return []
+    body = decompress(header.codec, memoryview(data)[HEADER_BYTES:], bytes_max)
+    try:
+        return _decode_records(bytes(body), header)
+    except IndexError:
+        raise BadBatch("the records end too early") from None
+    except UnicodeDecodeError as error:
+        raise BadBatch(f"a header's name is not UTF-8: {error}") from error
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """(number, position behind it); IndexError at the end of the data."""
+    shift = rest = 0
+    while True:
+        byte = data[position]
+        position += 1
+        rest |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (rest >> 1) ^ -(rest & 1), position
+        shift += 7
+        if shift > 63:
+            raise BadBatch("a varint has more than ten bytes")
+
+
+def _decode_records(body: bytes, header: BatchHeader) -> list[Record]:
+    records: list[Record] = []
+    read = _read_varint
+    position, size, previous = 0, len(body), -1
+    append_time = header.max_timestamp if header.log_append_time else None
+    for _ in range(header.record_count):
+        length, position = read(body, position)
+        end = position + length
+        if length < 0 or end > size:
+            raise BadBatch(f"a record claims {length} bytes, {size - position} are left")
+        timestamp_delta, position = read(body, position + 1)
+        offset_delta, position = read(body, position)
+        if not previous < offset_delta <= header.last_offset_delta:
+            raise BadBatch(f"offset delta {offset_delta} follows {previous}, the batch's last is its maximum")
+        previous = offset_delta
+        key, position = _read_bytes(body, position, end)
+        value, position = _read_bytes(body, position, end)
+        headers: tuple[tuple[str, bytes | None], ...] = ()
+        if body[position] == 0:
+            position += 1
+        else:
+            headers, position = _read_headers(body, position, end)
+        if position != end:
+            raise BadBatch(f"a record of {length} bytes ends {end - position} bytes off")
+        timestamp = header.base_timestamp + timestamp_delta if append_time is None else append_time
+        records.append(Record(key, value, headers, timestamp, header.base_offset + offset_delta))
+    if position != size:
+        raise BadBatch(f"{size - position} bytes follow the last record")
+    return records
+
+
+def _read_bytes(body: bytes, position: int, end: int) -> tuple[bytes | None, int]:
+    length, position = _read_varint(body, position)
+    if length == -1:
+        return None, position
+    stop = position + length
+    if length < 0 or stop > end:
+        raise BadBatch(f"a field claims {length} bytes, {end - position} are left in its record")
+    return body[position:stop], stop
+
+
+def _read_headers(body: bytes, position: int, end: int) -> tuple[tuple[tuple[str, bytes | None], ...], int]:
+    count, position = _read_varint(body, position)
+    if not 0 <= count <= end - position:
+        raise BadBatch(f"a record claims {count} headers")
+    headers: list[tuple[str, bytes | None]] = []
+    for _ in range(count):
+        name, position = _read_bytes(body, position, end)
+        if name is None:
+            raise BadBatch("a header has no name")
+        value, position = _read_bytes(body, position, end)
+        headers.append((name.decode(), value))
+    return tuple(headers), position
