@@ -29,7 +29,10 @@ class Machine(Protocol):
         """Applies committed entries, in order, each once. Entries that are not commands are left out."""
 
     def payload_ranges(self) -> list[KeyRange]:
-        """The payload keys that the state refers to: what a snapshot of it carries."""
+        """The payload keys that this state refers to."""
+
+    def ranges_of(self, rows: dict[bytes, bytes]) -> list[KeyRange]:
+        """The payload keys that a state made of these rows refers to; changes nothing."""
 
     def led(self, term: int) -> None:
         """This replica now leads, has applied all of earlier terms, and may propose."""

@@ -9,7 +9,7 @@ connection proves the sender (`transport.Peer`).
 
 import msgspec
 
-from consensus.model import Configuration, Entry, Member, Payload
+from consensus.model import Configuration, Entry, Payload
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t", gc=False):

@@ -41,21 +41,22 @@ class Write(msgspec.Struct):
     install: Install | None = None
     truncate_from: int | None = None
     """Entries at or above this index go, and their payloads with them."""
-    payloads: Sequence[Payload] = ()
+    payloads: list[Payload] = []
     """Payloads received for a snapshot, stored before the switch."""
-    entries: Sequence[Entry] = ()
+    entries: list[Entry] = []
     """Contiguous, following the last entry; each with its payloads."""
     commit: int | None = None
     """A hint; clamped to the log when read back."""
     applied: int | None = None
     state: dict[bytes, bytes | None] = {}
     """Rows of the state machine, written with `applied`; None deletes."""
-    delete_payloads: Sequence[KeyRange] = ()
+    delete_payloads: list[KeyRange] = []
     """Payloads that an applied command has trimmed. Entries that brought them stay, and answer EntriesGone."""
     drop_through: LogBase | None = None
     """Entries at or below this base's index go; their payloads stay: they are the records."""
     remove: bool = False
-    """All of the group goes: log, state, and the payloads in `delete_payloads`; a marker stays (C9)."""
+    """All of the group goes: log, state, and the payloads in `delete_payloads`. The marker and the hard state stay, so
+    that a member that comes back cannot vote twice in a term (C9); `load` then answers an empty image."""
     node: dict[bytes, bytes | None] = {}
     """Rows of the node itself (identity, peers' boot counters), whatever the group; None deletes."""
 
