@@ -93,6 +93,7 @@ class Elector:
         self.group = group
         self.me = me
         self._voters = frozenset(voters)
+        self._campaigns = me in self._voters
         self._shape = shape
         self._timing = timing
         self._clock = clock
@@ -152,7 +153,7 @@ class Elector:
             return math.inf
         if self._engine.state == seams.LEADER:
             return self._quorum_due
-        return self._engine.deadline if self.me in self._voters else math.inf
+        return self._engine.deadline if self._campaigns else math.inf
 
     # --- what it is told ------------------------------------------------------------------------------------
 
@@ -185,7 +186,7 @@ class Elector:
             case Vote():
                 self._voted(src, message)
             case TimeoutNow():
-                follows = message.term == self.term and self.me in self._voters
+                follows = message.term == self.term and self._campaigns
                 if follows and self._engine.told_to_campaign(src, message.term):
                     self._campaign(transfer=True)
 
@@ -226,13 +227,20 @@ class Elector:
 
     def campaign_now(self) -> None:
         """Asks for votes without waiting for the timer, unless there is a leader."""
-        if not self._stopped and self._engine.leader is None and self.me in self._voters:
+        if not self._stopped and self._engine.leader is None and self._campaigns:
             self._ask()
 
-    def set_voters(self, voters: Collection[Member]) -> None:
-        """In force at once. Votes and answers under the old ones are void."""
+    def set_voters(self, voters: Collection[Member], *, being_removed: bool = False) -> None:
+        """In force at once. Votes and answers under the old ones are void.
+
+        Only a voter campaigns, and one that is `being_removed`: it was a voter until a configuration that is in its
+        log but not known to be committed. It may be the only one with that entry, and none can win without its
+        vote; it does not count itself, and steps down once the entry is committed (dissertation, 4.2.2)."""
         changed = frozenset(voters)
-        if self._stopped or changed == self._voters:
+        if self._stopped:
+            return
+        self._campaigns = being_removed or self.me in changed
+        if changed == self._voters:
             return
         self._voters = changed
         self._engine.set_others(changed - {self.me})
@@ -306,10 +314,15 @@ class Elector:
 
     def _voted(self, src: Member, vote: Vote) -> None:
         counts = vote.term == self.term and self._engine.state == seams.CANDIDATE
-        if counts and src in self._voters and src not in self._votes:
-            self._votes.add(src)
+        if not counts or src not in self._voters or src in self._votes:
+            return
+        self._votes.add(src)
+        if self.me in self._voters:
             self._engine.voted(src, vote.term)
-            self._settle()
+        elif self._majority(self._votes):  # pysyncobj counts this node too: until it cannot matter, tell it nothing.
+            for voter in sorted(self._votes):
+                self._engine.voted(voter, vote.term)
+        self._settle()
 
     def _sticky(self) -> bool:
         """Whether there is a leader that this node should not help to depose."""
