@@ -4,9 +4,9 @@ Every command has one deterministic outcome. One whose precondition fails when i
 proposer learns why from `outcome(index)`, which is kept in memory for the newest `OUTCOMES_MAX` commands applied since
 the last restore. None there means "look at the state".
 
-Rows: b"c" the cluster, b"n" + node u32be, b"g" + group u32be, b"t" + topic id, b"d" + group u32be + partition id u64be
-for a partition that is to be deleted; values are msgpack arrays. The rows live in a `MemoryView`, decoded structs beside
-it.
+Rows, with msgpack arrays as values: b"c" the cluster, b"n" + node u32be, b"g" + group u32be, b"t" + topic id, and
+b"d" + group u32be + partition id u64be for a partition that is to be deleted. The rows live in a `MemoryView`, decoded
+structs beside it.
 
 Bounded by the cluster itself: nodes, groups, topics and partitions that exist, and dropped partitions until their
 group's leader has deleted them.
@@ -57,7 +57,7 @@ _decode_topic = msgspec.msgpack.Decoder(TopicState).decode
 _OK = Outcome(ok=True)
 
 
-class _Failed(Exception):  # noqa: N818 (never leaves this module)
+class _Failed(Exception):
     """A precondition does not hold; the command changes nothing."""
 
     def __init__(self, error: OutcomeError, message: str) -> None:

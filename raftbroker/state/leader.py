@@ -1,0 +1,238 @@
+"""What the leader of a data group decides before it proposes: offsets, duplicates, sequences.
+
+Decisions are against applied state and what is in flight, that is, proposed and not yet applied here. The order of
+calls, without an await in between: `decide`, then for an `Accept` place the batch and call `accepted`, then propose; if
+the proposal is refused in that very call, `withdraw`. Several batches may be accepted before one proposal carries them.
+
+A duplicate of a batch in flight has no fate of its own: it is answered when, and as, the original is. `token` is
+whatever the caller gave with the original, such as its future. Being in flight is no promise; an acknowledgement before
+the original is applied could be lost with it.
+
+In flight means appended to this leader's log, so it is discarded only with the leadership: then everything here is
+forgotten (`reset`, called by the machine), and the futures say what became of each.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from raftbroker.state.batch import BatchHeader
+from raftbroker.state.errors import IdempotencyConflict, PartitionDropped
+from raftbroker.state.partition import PartitionMachine
+from raftbroker.state.partition_commands import AppendHeader, IdempotencyState, ProducerState, SequencedBatch
+from raftbroker.state.producers import advance, check_sequence, find_duplicate, last_sequence_of
+
+
+class Idempotency(msgspec.Struct, frozen=True, gc=False):
+    """A request's idempotency key (16 bytes) and a fingerprint of what it asks for."""
+
+    key: bytes
+    fingerprint: int
+
+
+class Accept(msgspec.Struct, frozen=True, gc=False):
+    """The batch is new and takes this offset."""
+
+    base_offset: int
+
+
+class Duplicate(msgspec.Struct, frozen=True):
+    """The batch has been appended before, at this offset."""
+
+    base_offset: int
+    timestamp: int
+    """The original's largest record timestamp."""
+    in_flight: bool
+    token: object = None
+    """The original's, while that is in flight: wait for its fate."""
+
+
+class _InFlight(msgspec.Struct, frozen=True):
+    """A batch that has been accepted and not yet applied."""
+
+    append: AppendHeader
+    token: object
+
+
+class _PartitionInFlight:
+    """One partition's batches in flight, by offset, and the state they will lead to."""
+
+    __slots__ = ("batches", "keys", "producers")
+
+    def __init__(self) -> None:
+        self.batches: deque[_InFlight] = deque()
+        self.producers: dict[int, ProducerState] = {}
+        self.keys: dict[bytes, IdempotencyState] = {}
+
+    @property
+    def next_offset(self) -> int:
+        last = self.batches[-1].append
+        return last.base_offset + last.count
+
+    def add(self, batch: _InFlight, applied: ProducerState | None) -> None:
+        """`applied` is the applied state of the batch's producer."""
+        self.batches.append(batch)
+        append = batch.append
+        if append.producer_id >= 0:
+            sequenced = SequencedBatch(
+                append.base_sequence,
+                last_sequence_of(append.base_sequence, append.count),
+                append.base_offset,
+                append.max_timestamp,
+            )
+            producer = self.producers.get(append.producer_id, applied)
+            self.producers[append.producer_id] = advance(producer, append.producer_epoch, sequenced)
+        if append.idempotency_key:
+            self.keys[append.idempotency_key] = IdempotencyState(
+                append.base_offset, append.count, append.fingerprint, append.max_timestamp
+            )
+
+    def land(self, end: int) -> None:
+        """Lets go of what is below `end`: it is applied."""
+        while self.batches and self.batches[0].append.base_offset < end:
+            append = self.batches.popleft().append
+            producer = self.producers.get(append.producer_id)
+            if producer is not None and producer.batches[-1].base_offset == append.base_offset:
+                del self.producers[append.producer_id]
+            known = self.keys.get(append.idempotency_key)
+            if known is not None and known.base_offset == append.base_offset:
+                del self.keys[append.idempotency_key]
+
+    def token(self, base_offset: int) -> tuple[bool, object]:
+        """(in flight, token) of the batch that starts here."""
+        for batch in self.batches:
+            if batch.append.base_offset == base_offset:
+                return True, batch.token
+        return False, None
+
+
+class PartitionLeader:
+    """Beside a data group's machine on the node that leads it."""
+
+    def __init__(self, machine: PartitionMachine) -> None:
+        self._machine = machine
+        self._partitions: dict[int, _PartitionInFlight] = {}
+        self._dropping: set[int] = set()
+        machine.attach(self)
+
+    # --- decisions ----------------------------------------------------------------------------------------
+
+    def next_offset(self, partition: int) -> int:
+        """Where the next batch of the partition (its id) goes."""
+        flying = self._partitions.get(partition)
+        return flying.next_offset if flying is not None else self._machine.end(partition)
+
+    def in_flight(self, partition: int) -> int:
+        """How many of its batches are in flight."""
+        flying = self._partitions.get(partition)
+        return 0 if flying is None else len(flying.batches)
+
+    def decide(self, partition: int, header: BatchHeader, idempotency: Idempotency | None = None) -> Accept | Duplicate:
+        """What to do with a batch that passed `check_batch`. Changes nothing.
+
+        Raises FencedEpoch, OutOfOrderSequence, IdempotencyConflict or PartitionDropped."""
+        if partition in self._dropping or self._machine.is_dropped(partition):
+            raise PartitionDropped(partition)
+        if idempotency is not None:
+            known = self._key(partition, idempotency.key)
+            if known is not None:
+                if known.fingerprint != idempotency.fingerprint or known.count != header.count:
+                    raise IdempotencyConflict(idempotency.key)
+                return self._duplicate(partition, known.base_offset, known.timestamp)
+        if header.producer_id >= 0:
+            producer = self._producer(partition, header.producer_id)
+            epoch, first = header.producer_epoch, header.base_sequence
+            original = find_duplicate(producer, epoch, first, header.last_sequence)
+            if original is not None:
+                return self._duplicate(partition, original.base_offset, original.timestamp)
+            check_sequence(header.producer_id, producer, epoch, first)
+        return Accept(self.next_offset(partition))
+
+    def _key(self, partition: int, key: bytes) -> IdempotencyState | None:
+        flying = self._partitions.get(partition)
+        found = None if flying is None else flying.keys.get(key)
+        return found if found is not None else self._machine.idempotency(partition, key)
+
+    def _producer(self, partition: int, producer_id: int) -> ProducerState | None:
+        flying = self._partitions.get(partition)
+        found = None if flying is None else flying.producers.get(producer_id)
+        return found if found is not None else self._machine.producer(partition, producer_id)
+
+    def _duplicate(self, partition: int, base_offset: int, timestamp: int) -> Duplicate:
+        flying = self._partitions.get(partition)
+        in_flight, token = (False, None) if flying is None else flying.token(base_offset)
+        return Duplicate(base_offset, timestamp, in_flight, token)
+
+    # --- what follows a decision --------------------------------------------------------------------------
+
+    def accepted(
+        self,
+        partition: int,
+        header: BatchHeader,
+        accept: Accept,
+        idempotency: Idempotency | None = None,
+        token: object = None,
+    ) -> AppendHeader:
+        """The batch is in flight from now on; returns what goes into `AppendBatches`.
+
+        `header` must be of the batch as placed where placing changed its timestamps."""
+        base_offset = accept.base_offset
+        assert base_offset == self.next_offset(partition), "an offset was given between decide and accepted"
+        key = b"" if idempotency is None else idempotency.key
+        fingerprint = 0 if idempotency is None else idempotency.fingerprint
+        append = AppendHeader(
+            partition,
+            base_offset,
+            header.count,
+            header.size,
+            header.max_timestamp,
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+            key,
+            fingerprint,
+        )
+        flying = self._partitions.get(partition)
+        if flying is None:
+            flying = self._partitions[partition] = _PartitionInFlight()
+        self._add(flying, _InFlight(append, token))
+        return append
+
+    def _add(self, flying: _PartitionInFlight, batch: _InFlight) -> None:
+        append = batch.append
+        flying.add(batch, self._machine.producer(append.partition, append.producer_id))
+
+    def withdraw(self, partition: int, base_offset: int) -> None:
+        """Takes back every accepted batch of the partition from this offset on: its proposal was refused."""
+        flying = self._partitions.pop(partition, None)
+        if flying is None:
+            return
+        rest = _PartitionInFlight()
+        for batch in flying.batches:
+            if batch.append.base_offset < base_offset:
+                self._add(rest, batch)
+        if rest.batches:
+            self._partitions[partition] = rest
+
+    def dropping(self, partitions: Iterable[int]) -> None:
+        """DropPartitions has been proposed for these: no batch may follow it in the log."""
+        self._dropping.update(partitions)
+
+    # --- partition.Watcher --------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        self._partitions.clear()
+        self._dropping.clear()
+
+    def applied(self, partitions: Iterable[int]) -> None:
+        for partition in partitions:
+            if self._machine.is_dropped(partition):
+                self._partitions.pop(partition, None)
+                self._dropping.discard(partition)
+                continue
+            flying = self._partitions.get(partition)
+            if flying is not None:
+                flying.land(self._machine.end(partition))
+                if not flying.batches:
+                    del self._partitions[partition]

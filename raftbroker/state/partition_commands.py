@@ -1,0 +1,133 @@
+"""A data group's commands, and the structs that a partition's state is made of.
+
+Offsets count records of a partition from 0. Times are epoch milliseconds of group time, which the leader gives
+(`clock.GroupClock`); timestamps are the records' own.
+"""
+
+import msgspec
+
+from raftbroker.state.commands import Command, CommandDecoder, encode_command
+
+# --- state ----------------------------------------------------------------------------------------------
+
+
+class PartitionState(msgspec.Struct, frozen=True, gc=False):
+    """A partition as applied: offsets `start` (inclusive) to `end` (exclusive, the high watermark) can be read."""
+
+    id: int
+    start: int = 0
+    """The log start offset; it may stand inside the batch at `first_base`."""
+    first_base: int = 0
+    """The base offset of the first batch that is kept; `end` where none is."""
+    end: int = 0
+    bytes: int = 0
+    """Of the batches kept. After a cut inside a segment, that segment still counts whole."""
+    max_timestamp: int = -1
+    """The largest timestamp of a record in a segment that is kept; -1 for none."""
+    appended_ms: int = 0
+    """When the last batch was appended; 0 for never."""
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A run of batches, for retention and for finding offsets by timestamp."""
+
+    base_offset: int
+    bytes: int
+    max_timestamp: int
+    """Of its records; -1 where they have none."""
+    created_ms: int
+    appended_ms: int
+    """When its first and its last batch were appended."""
+
+
+class SequencedBatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A batch that an idempotent producer has had appended."""
+
+    first_sequence: int
+    last_sequence: int
+    base_offset: int
+    timestamp: int
+    """Its largest record timestamp."""
+
+
+class ProducerState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An idempotent producer's epoch and its last batches in it, oldest first, one to five."""
+
+    epoch: int
+    batches: tuple[SequencedBatch, ...]
+    touched: int = 0
+    """The group's write counter when it last changed: the order in which the oldest are forgotten."""
+
+    @property
+    def last_sequence(self) -> int:
+        return self.batches[-1].last_sequence
+
+
+class IdempotencyState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a request with an idempotency key had appended."""
+
+    base_offset: int
+    count: int
+    fingerprint: int
+    timestamp: int
+    touched: int = 0
+    """As in `ProducerState`."""
+
+
+# --- commands -------------------------------------------------------------------------------------------
+
+
+class AppendHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One batch of an `AppendBatches`; the batch itself is the payload in the same position."""
+
+    partition: int
+    base_offset: int
+    count: int
+    """Offsets it takes: last offset delta + 1."""
+    size: int
+    """The batch in bytes."""
+    max_timestamp: int
+    producer_id: int = -1
+    producer_epoch: int = -1
+    base_sequence: int = -1
+    idempotency_key: bytes = b""
+    """16 bytes, or empty."""
+    fingerprint: int = 0
+
+
+class TrimItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Raises a partition's start offset; batches below the base offset `first_base` are deleted."""
+
+    partition: int
+    start: int
+    first_base: int
+
+
+class AppendBatches(Command, frozen=True, array_like=True, tag=1):
+    time_ms: int
+    batches: tuple[AppendHeader, ...]
+
+
+class Trim(Command, frozen=True, array_like=True, tag=2):
+    time_ms: int
+    items: tuple[TrimItem, ...]
+
+
+class DropPartitions(Command, frozen=True, array_like=True, tag=3):
+    """Deletes all records and state of these partitions, for good."""
+
+    time_ms: int
+    partitions: tuple[int, ...]
+
+
+PartitionCommand = AppendBatches | Trim | DropPartitions
+
+_decoder: "CommandDecoder[PartitionCommand]" = CommandDecoder("partition", msgspec.msgpack.Decoder(PartitionCommand))
+
+
+def decode_partition(data: bytes) -> PartitionCommand:
+    """Raises UnknownCommand."""
+    return _decoder.decode(data)
+
+
+encode_partition = encode_command

@@ -1,0 +1,50 @@
+"""The rules of idempotent producers (KIP-98, KIP-360), as functions of one producer's state on one partition.
+
+- A batch whose epoch and sequences equal one of the last five is a duplicate and gets that one's offset.
+- A lower epoch is fenced. A higher epoch must start at sequence 0.
+- In the same epoch the next sequence must follow the last; after 2^31 - 1 comes 0.
+- A producer that is not known (new, or forgotten because the window is full) may start at any sequence: KIP-360,
+  Kafka 2.5 and later. Refusing it would stop a producer for good that was merely idle.
+"""
+
+from raftbroker.state.errors import FencedEpoch, OutOfOrderSequence
+from raftbroker.state.partition_commands import ProducerState, SequencedBatch
+
+BATCHES_MAX = 5
+"""The batches remembered per producer: what Kafka's clients may have in flight."""
+SEQUENCE_MAX = 2**31 - 1
+
+
+def last_sequence_of(base_sequence: int, count: int) -> int:
+    """The sequence of the last of `count` records, wrapped."""
+    return (base_sequence + count - 1) & SEQUENCE_MAX
+
+
+def find_duplicate(
+    state: ProducerState | None, epoch: int, first_sequence: int, last_sequence: int
+) -> SequencedBatch | None:
+    """The remembered batch that this one repeats."""
+    if state is None or state.epoch != epoch:
+        return None
+    for batch in reversed(state.batches):
+        if batch.first_sequence == first_sequence and batch.last_sequence == last_sequence:
+            return batch
+    return None
+
+
+def check_sequence(producer_id: int, state: ProducerState | None, epoch: int, first_sequence: int) -> None:
+    """Raises FencedEpoch or OutOfOrderSequence where a batch that is no duplicate may not be appended."""
+    if state is None:
+        return
+    if epoch < state.epoch:
+        raise FencedEpoch(producer_id, state.epoch, epoch)
+    expected = 0 if epoch > state.epoch else (state.last_sequence + 1) & SEQUENCE_MAX
+    if first_sequence != expected:
+        raise OutOfOrderSequence(producer_id, expected, first_sequence)
+
+
+def advance(state: ProducerState | None, epoch: int, batch: SequencedBatch, touched: int = 0) -> ProducerState:
+    """The producer's state once the batch is appended."""
+    if state is None or state.epoch != epoch:
+        return ProducerState(epoch, (batch,), touched)
+    return ProducerState(epoch, (*state.batches[1 - BATCHES_MAX :], batch), touched)
