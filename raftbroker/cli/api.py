@@ -185,7 +185,7 @@ class Api:
     """One cluster, reached through the nodes at `urls`."""
 
     def __init__(self, urls: Sequence[str], *, patience: float = 40.0) -> None:
-        """`patience`: seconds until a request that cannot be done is given up; longer than a node keeps trying itself."""
+        """`patience`: seconds until a request that cannot be done is given up, longer than a node tries."""
         self.urls = [_checked_url(url) for url in urls]
         self._patience = patience
         self._local = threading.local()

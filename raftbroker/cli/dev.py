@@ -104,6 +104,7 @@ def prepare(directory: Path, nodes: int, port_offset: int) -> tuple[list[NodePla
     except FileNotFoundError:
         formation = Formation(initial=nodes, port_offset=port_offset)
         replace_file(formation_file, msgspec.json.encode(formation))
+        replace_file(directory / ".gitignore", b"*\n")
     except msgspec.DecodeError as error:
         raise CommandError(
             f"{formation_file} is not what `raftbroker dev` wrote ({error}); use another --data"
