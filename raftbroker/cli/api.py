@@ -131,7 +131,7 @@ class ReadRecord(msgspec.Struct, frozen=True):
 
     partition: int
     offset: int
-    timestamp: int
+    timestamp: int | None
     key: str | None
     value: str | None
     headers: list[ReadHeader] = []
@@ -340,7 +340,11 @@ class Api:
 
     def offset_for_time(self, topic: str, partition: int, time_ms: int) -> int:
         """The offset of the first record of that time or later; the next offset where there is none."""
-        raise NotImplementedError
+        path = f"/topics/{quote(topic, safe='')}/partitions/{partition}/records"
+        query = f"?timestamp={time_ms}&timeout=0&max_records=1"
+        body = self.request("GET", path + query, None, {"Accept": BINARY_V2}, repeatable=True)
+        found = decode(body, list[ReadRecord])
+        return found[0].offset if found else self.offsets(topic, partition).end_offset
 
     def read(self, topic: str, partition: int, offset: int, *, wait_ms: int, bytes_max: int) -> list[ReadRecord]:
         """Records from `offset`; waits up to `wait_ms` for the first."""

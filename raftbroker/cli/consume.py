@@ -38,7 +38,7 @@ class Consumed(msgspec.Struct, frozen=True):
     topic: str
     partition: int
     offset: int
-    timestamp: int
+    timestamp: int | None
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | None]]
@@ -264,7 +264,7 @@ class JsonRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     topic: str
     partition: int
     offset: int
-    timestamp: int
+    timestamp: int | None
     key: str | msgspec.UnsetType | None = msgspec.UNSET
     value: str | msgspec.UnsetType | None = msgspec.UNSET
     key_base64: str | msgspec.UnsetType = msgspec.UNSET

@@ -106,7 +106,7 @@ async def _serve(config: Config, *, watch_parent: bool) -> int:
         try:
             await node.start()
             _logger.info("node %d serves HTTP on %s", config.node.id, config.http.listen)
-            await stopping.wait()
+            await _until_stopped(node, stopping)
         finally:
             await _stop(node)
     except Damaged as error:
@@ -122,6 +122,14 @@ async def _serve(config: Config, *, watch_parent: bool) -> int:
         _logger.critical("the node stopped: %s: %s", type(error).__name__, error, exc_info=error)
         return 1
     return 0
+
+
+async def _until_stopped(node: "Node", stopping: asyncio.Event) -> None:
+    """Returns when the node is told to stop; raises the cause when it cannot go on."""
+    node.failed.add_done_callback(lambda _: stopping.set())
+    await stopping.wait()
+    if node.failed.done():
+        raise node.failed.result()
 
 
 def _stop_on_signals(stopping: asyncio.Event) -> None:

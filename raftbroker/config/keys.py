@@ -156,7 +156,7 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = _MIB
     inflight_bytes_max: Annotated[
         int, Key("Bytes sent to one follower of one group and not yet acknowledged.", 1024, 1 << 30)
-    ] = 8 * _MIB
+    ] = 16 * _MIB
     proposal_bytes_max: Annotated[
         int,
         Key("Bytes proposed in one group and not yet applied; beyond it producers are told to wait.", 4096, 1 << 32),
@@ -169,10 +169,10 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
             2,
             100_000_000,
         ),
-    ] = 100_000
+    ] = 20_000
     log_bytes_max: Annotated[
         int, Key("The same bound in bytes, records included (they are stored once, whatever it is).", 1024, 1 << 40)
-    ] = 256 * _MIB
+    ] = 128 * _MIB
     snapshot_piece_bytes: Annotated[
         int, Key("About how many bytes one piece of a snapshot carries; tests set it low.", 256, 16 * _MIB)
     ] = _MIB
