@@ -86,6 +86,9 @@ class Connection(asyncio.BufferedProtocol):
         self.admission: asyncio.Task[None] | None = None
         """What takes in a connection from outside, up to `connection_made`."""
         self.queue: list[bytes] = []
+        """Encoded messages that have no frame yet."""
+        self._framed: list[bytes] = []
+        """Frames, in pieces, that precede it."""
         self.queued_bytes = 0
         self.wrote = self.heard = True
         self.silent_ticks = 0
@@ -160,15 +163,26 @@ class Connection(asyncio.BufferedProtocol):
             return self.queued_bytes + self._transport.get_write_buffer_size()
         return self.queued_bytes
 
+    def queue_alone(self, pieces: list[bytes], size: int) -> None:
+        """Queues a large message, encoded in pieces, as a frame of its own."""
+        if self.queue:
+            self._framed += frames_of(self.queue)
+            self.queue = []
+        self._framed.append(frame_head(1, size))
+        self._framed += pieces
+
     def flush(self) -> None:
         """Writes what is queued."""
-        queue, size = self.queue, self.queued_bytes
-        if self.closed or not queue or self._transport is None:
+        if self.closed or not self.queued_bytes or self._transport is None:
             return
+        queue, framed, size = self.queue, self._framed, self.queued_bytes
         self.queue = []
         self.queued_bytes = 0
         self.wrote = True
-        if size <= _JOINED_BYTES_MAX:
+        if framed:
+            self._framed = []
+            self._transport.writelines(framed + (frames_of(queue) if queue else []))
+        elif size <= _JOINED_BYTES_MAX:
             self._transport.write(frame_head(len(queue), size) + b"".join(queue))
         else:
             self._transport.writelines(frames_of(queue))
@@ -201,6 +215,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.abort()
         self.queue.clear()
+        self._framed.clear()
         self.owner.closed(self)
 
     def abort(self) -> bool:

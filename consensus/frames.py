@@ -6,33 +6,36 @@ version is a `BadFrame`, which costs the sender its connection and nothing else.
 
 `FrameReader` receives straight into its own buffer, which grows to the size of the frame under way, so that a large
 frame is neither joined from pieces nor scanned twice. The bodies it hands out are views into that buffer, good
-only until the next call.
+only until the next call. On the way out, `pieces_of` leaves large byte strings where they are: a megabyte that goes
+to two followers is not copied even once before the kernel takes it.
 """
 
 import struct
+from collections.abc import Callable
 
 import msgspec
 
 from consensus.errors import ConsensusError
-from consensus.messages import Message, decode_messages
+from consensus.messages import Append, Message, Request, Response, SnapshotPiece, decode_messages
 
 VERSION = 1
-HEAD_BYTES = 5
-"""The length and the version byte."""
 FRAME_BYTES_SOFT = 1 << 20
 """A frame takes no further message once it would pass this: the receiver works while the rest is under way."""
-ARRAY_HEAD_BYTES_MAX = 5
 
 _BUFFER_BYTES = 64 << 10
 _BUFFER_BYTES_KEPT = 4 << 20
 _BUFFER_STEP = 256 << 10
+_LARGE_BYTES = 64 << 10
+"""From here on a byte string is worth a piece of its own."""
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">IB")
-_HEAD_ARRAY8 = struct.Struct(">IBB")
-_HEAD_ARRAY16 = struct.Struct(">IBBH")
-_HEAD_ARRAY32 = struct.Struct(">IBBI")
+_ARRAY16 = struct.Struct(">BH")
+_ARRAY32 = struct.Struct(">BI")
+_ARRAY4 = tuple(bytes((0x90 | count,)) for count in range(16))
+_BYTES32 = struct.Struct(">BI")
 
-encode_message = msgspec.msgpack.Encoder().encode
+encode_any = msgspec.msgpack.Encoder().encode
+encode_message: Callable[[Message], bytes] = encode_any
 
 
 class BadFrame(ConsensusError):
@@ -44,15 +47,21 @@ def seal(body: bytes) -> bytes:
     return _HEAD.pack(len(body) + 1, VERSION) + body
 
 
+def array_head(count: int) -> bytes:
+    """What precedes the items of a msgpack array."""
+    if count < 16:
+        return _ARRAY4[count]
+    return _ARRAY16.pack(0xDC, count) if count < 1 << 16 else _ARRAY32.pack(0xDD, count)
+
+
 def frame_head(count: int, size: int) -> bytes:
     """What precedes `count` encoded messages of `size` bytes together in a frame."""
-    if count < 16:
-        return _HEAD_ARRAY8.pack(size + 2, VERSION, 0x90 | count)
-    if count < 1 << 16:
-        return _HEAD_ARRAY16.pack(size + 4, VERSION, 0xDC, count)
-    return _HEAD_ARRAY32.pack(size + 6, VERSION, 0xDD, count)
+    array = array_head(count)
+    return _HEAD.pack(1 + len(array) + size, VERSION) + array
 
 
+FRAME_OVERHEAD_BYTES = len(frame_head(1, 0)) - 4
+"""What a frame holds beside its only message."""
 PING = frame_head(0, 0)
 
 
@@ -82,6 +91,44 @@ def messages_of(frame: memoryview) -> list[Message]:
         return decode_messages(body)
     except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError) as error:
         raise BadFrame(f"a frame that is not a list of messages ({error})") from error
+
+
+def pieces_of(message: Message) -> list[bytes] | None:
+    """What `encode_message` gives, in pieces that leave the large byte strings in place; None where there are none."""
+    match message:
+        case Append(entries=entries):
+            large = any(len(payload.data) >= _LARGE_BYTES for entry in entries for payload in entry.payloads)
+        case SnapshotPiece(payloads=payloads):
+            large = any(len(payload.data) >= _LARGE_BYTES for payload in payloads)
+        case Request(body=body) | Response(body=body):
+            large = len(body) >= _LARGE_BYTES
+        case _:
+            return None
+    if not large:
+        return None
+    pieces: list[bytes] = []
+    rest = bytearray()
+    _cut(message, pieces, rest)
+    pieces.append(bytes(rest))
+    return pieces
+
+
+def _cut(value: object, pieces: list[bytes], rest: bytearray) -> None:
+    """Encodes `value` onto `rest`, which becomes a piece whenever a large byte string, a piece as it is, comes."""
+    if isinstance(value, bytes) and len(value) >= _LARGE_BYTES:
+        pieces.append(bytes(rest) + _BYTES32.pack(0xC6, len(value)))
+        pieces.append(value)
+        rest.clear()
+    elif isinstance(value, msgspec.Struct):
+        tag = value.__struct_config__.tag
+        fields = [getattr(value, field) for field in value.__struct_fields__]
+        _cut(tuple(fields) if tag is None else (tag, *fields), pieces, rest)
+    elif isinstance(value, tuple):
+        rest += array_head(len(value))
+        for item in value:
+            _cut(item, pieces, rest)
+    else:
+        rest += encode_any(value)
 
 
 class FrameReader:

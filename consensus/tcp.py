@@ -27,7 +27,7 @@ from collections.abc import Callable, Coroutine
 import msgspec
 
 from consensus.connection import Connection, TcpOptions
-from consensus.frames import HEAD_BYTES, encode_message
+from consensus.frames import FRAME_OVERHEAD_BYTES, encode_message, pieces_of
 from consensus.handshake import (
     CHALLENGE_BYTES,
     Handshake,
@@ -111,7 +111,7 @@ class TcpTransport:
         self._random = random
         self._random_bytes = random_bytes
         self._tls = tls
-        self._message_bytes_max = self.options.frame_bytes_max - HEAD_BYTES - 1
+        self._message_bytes_max = self.options.frame_bytes_max - FRAME_OVERHEAD_BYTES
         self._links: dict[int, Connection] = {}
         self._dirty: list[Connection] = []
         self._connections: dict[Connection, None] = {}
@@ -136,19 +136,26 @@ class TcpTransport:
         unsent_max = self.options.unsent_bytes_max
         if unsent >= unsent_max:
             return False
-        encoded = encode_message(message)
-        size = len(encoded)
+        pieces = pieces_of(message)
+        if pieces is None:
+            encoded = encode_message(message)
+            size = len(encoded)
+        else:
+            size = sum(map(len, pieces))
         if size > self._message_bytes_max:
             kind = type(message).__name__
             log.error("a %s of %d bytes for node %d is too large for a frame: not sent", kind, size, node)
             return False
         if unsent and unsent + size > unsent_max:
             return False
-        if not connection.queue:
+        if not connection.queued_bytes:
             if not self._dirty:
                 self.loop.call_soon(self._flush)
             self._dirty.append(connection)
-        connection.queue.append(encoded)
+        if pieces is None:
+            connection.queue.append(encoded)
+        else:
+            connection.queue_alone(pieces, size)
         connection.queued_bytes += size
         return True
 
