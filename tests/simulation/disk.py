@@ -1,0 +1,266 @@
+"""A simulated disk: what was not synced may be forgotten, and everything can be slow, stuck, full or damaged.
+
+`Platter` is one node's disk and survives its crashes. `SimEngine` is the store's open handle in one life of the node and
+implements `raftbroker.storage.engine.Engine`; everything above it (key layout, checks, recovery) is the real thing.
+As with a write-ahead log, a crash keeps what was synced and a prefix of the batches written after that, each whole.
+
+`SimDisk` implements `consensus.store.Disk` and takes time, on the virtual clock, before the write, between write and sync,
+and after the sync: a crash can fall on each of them, and `on_stage` lets a script choose which.
+"""
+
+import asyncio
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from consensus.errors import Damaged, StoreFull
+from consensus.store import Store, Write
+from raftbroker.storage.engine import DELETE, FAMILIES, PUT, Batch, Family
+
+
+class Table:
+    """Rows in key order. A shared one is copied before it is changed, so that a view of it costs nothing."""
+
+    __slots__ = ("keys", "rows", "shared", "size")
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.keys: list[bytes] = []
+        self.size = 0
+        self.shared = False
+
+    def copy(self) -> "Table":
+        twin = Table()
+        twin.rows, twin.keys, twin.size = dict(self.rows), list(self.keys), self.size
+        return twin
+
+    def put(self, key: bytes, value: bytes) -> None:
+        old = self.rows.get(key)
+        if old is None:
+            if not self.keys or key > self.keys[-1]:
+                self.keys.append(key)
+            else:
+                insort(self.keys, key)
+            self.size += len(key) + len(value)
+        else:
+            self.size += len(value) - len(old)
+        self.rows[key] = value
+
+    def delete(self, key: bytes) -> None:
+        old = self.rows.pop(key, None)
+        if old is not None:
+            self.size -= len(key) + len(old)
+            del self.keys[bisect_left(self.keys, key)]
+
+    def delete_range(self, first: bytes, last: bytes) -> None:
+        low, high = bisect_left(self.keys, first), bisect_left(self.keys, last)
+        for key in self.keys[low:high]:
+            self.size -= len(key) + len(self.rows.pop(key))
+        del self.keys[low:high]
+
+    def range(self, first: bytes, last: bytes) -> list[bytes]:
+        return self.keys[bisect_left(self.keys, first) : bisect_left(self.keys, last)]
+
+
+class Tables(dict[str, Table]):
+    """The column families of one disk."""
+
+    def __init__(self) -> None:
+        super().__init__((family, Table()) for family in FAMILIES)
+
+    def copy(self) -> "Tables":
+        twin = Tables()
+        twin.update((family, table.copy()) for family, table in self.items())
+        return twin
+
+    def view(self) -> "Tables":
+        """The tables as they are now, whatever is written later."""
+        for table in self.values():
+            table.shared = True
+        twin = Tables()
+        twin.update(self)
+        return twin
+
+    @property
+    def size(self) -> int:
+        return sum(table.size for table in self.values())
+
+    def play(self, batch: Batch) -> None:
+        for kind, family, key, value in batch.operations:
+            table = self[family]
+            if table.shared:
+                table = self[family] = table.copy()
+            if kind == PUT:
+                table.put(key, value)
+            elif kind == DELETE:
+                table.delete(key)
+            else:
+                table.delete_range(key, value)
+
+
+@dataclass
+class Pace:
+    """How long the disk takes, in seconds: for a write or a sync, usually and now and then."""
+
+    least: float = 0.0002
+    most: float = 0.002
+    spike_chance: float = 0.01
+    spike_most: float = 0.05
+
+    def draw(self, random: Random) -> float:
+        if random.random() < self.spike_chance:
+            return random.uniform(self.most, self.spike_most)
+        return random.uniform(self.least, self.most)
+
+
+class Platter:
+    """One node's disk, through all its lives. `written` and `synced` count batches: a crash leaves a number between."""
+
+    def __init__(self, random: Random, capacity: int = 1 << 40) -> None:
+        self.random = random
+        self.capacity = capacity
+        self.pace = Pace()
+        self.stuck = False
+        self.failing = False
+        """The next sync raises OSError, once: what is durable then is not known."""
+        self.current = Tables()
+        self.durable = Tables()
+        self.pending: list[Batch] = []
+        self.written = 0
+        self.synced = 0
+        self.rotten: set[tuple[str, bytes]] = set()
+        """Rows whose block fails RocksDB's own checksum."""
+        self.on_crash: Callable[[int], None] = lambda kept: None
+
+    def crash(self, keep: int | None = None) -> None:
+        """Power is lost: what was synced stays, and a prefix of the rest."""
+        kept = self.random.randint(0, len(self.pending)) if keep is None else min(keep, len(self.pending))
+        for batch in self.pending[:kept]:
+            self.durable.play(batch)
+        self.pending.clear()
+        self.written = self.synced = self.synced + kept
+        self.current = self.durable.copy()
+        self.on_crash(self.synced)
+
+    def wipe(self) -> None:
+        """The disk is replaced by an empty one."""
+        self.current, self.durable = Tables(), Tables()
+        self.pending.clear()
+        self.rotten.clear()
+        self.written = self.synced = 0
+
+    def rot(self, family: str, key: bytes) -> None:
+        """One bit of a row flips. The store must notice by its own CRCs in `raft` and `log`; elsewhere RocksDB does."""
+        if family in ("state", "node"):
+            self.rotten.add((family, key))
+            return
+        for tables in (self.current, self.durable):
+            table = tables[family]
+            value = table.rows.get(key)
+            if value:
+                bit = self.random.randrange(len(value) * 8)
+                changed = bytearray(value)
+                changed[bit // 8] ^= 1 << bit % 8
+                if table.shared:
+                    table = tables[family] = table.copy()
+                table.rows[key] = bytes(changed)
+
+
+class View:
+    """What a reader sees: `current` at one moment. Implements the engine's EngineView."""
+
+    def __init__(self, platter: Platter, tables: Tables) -> None:
+        self._platter = platter
+        self._tables = tables
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        if (family, key) in self._platter.rotten:
+            raise Damaged(f"block checksum mismatch in {family}")
+        return self._tables[family].rows.get(key)
+
+    def scan(self, family: Family, low: bytes, high: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        table = self._tables[family]
+        found = [(key, table.rows[key]) for key in table.range(low, high)]
+        rotten = self._platter.rotten
+        for key, value in reversed(found) if reverse else found:
+            if rotten and (family, key) in rotten:
+                raise Damaged(f"block checksum mismatch in {family}")
+            yield key, value
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class SimEngine(View):
+    """The open store of one life; severed when that life ends."""
+
+    def __init__(self, platter: Platter) -> None:
+        super().__init__(platter, platter.current)
+        self.severed = False
+
+    def write(self, batch: Batch) -> None:
+        assert not self.severed, "a dead node writes"
+        platter = self._platter
+        if batch.size and platter.current.size + self._growth(batch) > platter.capacity:
+            raise StoreFull("the simulated disk is full")
+        platter.current.play(batch)
+        platter.pending.append(batch)
+        platter.written += 1
+
+    def _growth(self, batch: Batch) -> int:
+        if self._platter.current.size + batch.size <= self._platter.capacity:
+            return 0
+        rows = self._platter.current
+        puts = [(f, k, v) for kind, f, k, v in batch.operations if kind == PUT]
+        return sum(len(v) - len(rows[f].rows[k]) if k in rows[f].rows else len(k) + len(v) for f, k, v in puts)
+
+    def sync(self) -> None:
+        assert not self.severed, "a dead node syncs"
+        platter = self._platter
+        if platter.failing:
+            platter.failing = False
+            raise OSError(5, "the simulated disk fails")
+        for batch in platter.pending:
+            platter.durable.play(batch)
+        platter.synced = platter.written
+        platter.pending.clear()
+
+    def snapshot(self) -> View:
+        return View(self._platter, self._platter.current.view())
+
+    def free_bytes(self) -> int:
+        return max(0, self._platter.capacity - self._platter.current.size)
+
+    def close(self) -> None:
+        self.severed = True
+
+
+STAGES = ("taken", "written", "synced")
+
+
+class SimDisk:
+    """`consensus.store.Disk` on virtual time. Between two stages the node may be killed."""
+
+    def __init__(self, store: Store, platter: Platter) -> None:
+        self.store = store
+        self.platter = platter
+        self.on_stage: Callable[[str], None] = lambda stage: None
+        self.commits = 0
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self.platter.pace.draw(self.platter.random))
+        while self.platter.stuck:
+            await asyncio.sleep(0.05)
+
+    async def commit(self, writes: Sequence[Write]) -> None:
+        await self._stage("taken")
+        self.store.write(writes)
+        await self._stage("written")
+        self.store.sync()
+        self.commits += 1
+        await self._stage("synced")
+
+    async def _stage(self, stage: str) -> None:
+        self.on_stage(stage)
+        await self._pause()

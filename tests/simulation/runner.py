@@ -1,0 +1,101 @@
+"""One seed, one run: a cluster, clients, faults, then calm and the final judgement."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from .cluster import Cluster, Plan
+from .loop import VirtualLoop, run_simulation
+from .nemesis import Nemesis
+
+Script = Callable[[Cluster], Coroutine[Any, Any, None]]
+
+
+@dataclass
+class Result:
+    """What a run came to. `digest` is the same whenever the same seed runs the same code."""
+
+    seed: int
+    digest: str = ""
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    error: BaseException | None = None
+    trace: list[str] | None = None
+
+
+async def client(cluster: Cluster, random: Random, until: float) -> None:
+    """Writes, reads and trims through whoever takes itself for the leader, several writes in flight now and then."""
+    pause = random.choice((0.005, 0.03, 0.1))
+    while cluster.loop.time() < until:
+        await asyncio.sleep(random.expovariate(1 / pause))
+        number = random.choice(cluster.group_ids)
+        leaders = cluster.leaders(number)
+        if not leaders:
+            continue
+        node = random.choice(leaders)
+        action = random.random()
+        if action < 0.15:
+            await cluster.read(node, number, random.choice((0.3, 2.0)))
+        elif action < 0.19:
+            cluster.trim(node, number, random)
+        else:
+            timeout = random.choice((0.2, 1.0, 3.0))
+            proposed = [cluster.propose(node, number, timeout) for _ in range(random.choice((1, 1, 1, 4, 12)))]
+            for operation, future in proposed:
+                if future is not None:
+                    await cluster.finish(node, operation, future, timeout)
+
+
+async def random_script(cluster: Cluster) -> None:
+    """The usual run: 3 to 8 s of faults under load."""
+    random = Random(f"{cluster.seed}/script")
+    until = cluster.loop.time() + random.uniform(3, 8)
+    tasks = [
+        asyncio.create_task(client(cluster, Random(f"{cluster.seed}/client{n}"), until))
+        for n in range(random.randint(1, 3))
+    ]
+    await asyncio.sleep(random.choice((0.0, 0.5, 1.5)))
+    await Nemesis(cluster, Random(f"{cluster.seed}/nemesis")).run(until - cluster.loop.time())
+    await asyncio.gather(*tasks)
+
+
+def run(seed: int, plan: Plan, script: Script, *, keep_trace: bool = False) -> Result:
+    """Runs `script` on a fresh cluster, lets it settle, and judges. Never raises for what the run finds."""
+    result = Result(seed)
+    made: list[Cluster] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        cluster = Cluster(loop, str(seed), plan, keep_trace)
+        made.append(cluster)
+        for node in cluster.nodes.values():
+            cluster.start(node)
+        await script(cluster)
+        await cluster.settle()
+        for number in cluster.group_ids:
+            await cluster.write(cluster.leaders(number)[0], number)
+            await cluster.settle()
+        cluster.verify()
+
+    gc.disable()  # Cycles are collected between runs: a finaliser in the midst of one would not be the seed's doing.
+    try:
+        run_simulation(main)
+    except Exception as error:  # noqa: BLE001  whatever it is, it is the result
+        result.error = error
+    finally:
+        gc.enable()
+    cluster = made[0]
+    result.digest = cluster.digest
+    result.counts = cluster.checks.counts
+    result.seconds = cluster.loop.time() - 1000.0
+    result.trace = cluster.trace
+    return result
+
+
+def run_seed(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
+    """The run that this seed stands for."""
+    logging.getLogger("consensus").setLevel(logging.CRITICAL + 1)
+    return run(seed, Plan.draw(Random(f"{seed}/plan"), voters), random_script, keep_trace=keep_trace)
