@@ -173,12 +173,6 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes_max: Annotated[
         int, Key("The same bound in bytes, records included (they are stored once, whatever it is).", 1024, 1 << 40)
     ] = 128 * _MIB
-    snapshot_piece_bytes: Annotated[
-        int, Key("About how many bytes one piece of a snapshot carries; tests set it low.", 256, 16 * _MIB)
-    ] = _MIB
-    snapshot_idle_ms: Annotated[
-        int, Key("A snapshot that its receiver has not asked about for this long is closed.", 100, 3_600_000)
-    ] = 60_000
 
 
 class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
