@@ -1,0 +1,10 @@
+"""The HTTP front door: Confluent's REST v3 and v2, direct reads, the cluster's own routes, health and metrics.
+
+It decodes, calls the broker, encodes; it has no rules of its own. `make_app` builds the application over a `Broker`,
+`make_runner` gives it aiohttp's runner with the bounds set; sockets are made by whoever composes the node.
+"""
+
+from raftbroker.http.app import make_app, make_runner
+from raftbroker.http.options import HttpOptions, ProcessUsage
+
+__all__ = ["HttpOptions", "ProcessUsage", "make_app", "make_runner"]

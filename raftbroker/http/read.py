@@ -1,0 +1,250 @@
+"""`GET /topics/{t}/partitions/{p}/records`: reads a partition from an offset or a time, without a consumer group.
+
+The answer is a JSON list; its headers say where to go on, which an empty list could not. A record that cannot be shown
+in the asked-for format ends the list before it; when it is the first, the request is refused and the message says how
+to read or skip it, so that nothing is passed over in silence.
+"""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+
+from raftbroker.broker.views import Fetched
+from raftbroker.http.call import Call
+from raftbroker.http.media import EMBEDDED_TYPES, Format, embedded_answer
+from raftbroker.http.problems import (
+    BAD_REQUEST,
+    BAD_SERIALIZATION,
+    NO_PARTITION,
+    NO_TOPIC,
+    NOT_ACCEPTABLE,
+    OUT_OF_RANGE,
+    Problem,
+)
+from raftbroker.http.produce import TIMESTAMP_MAX
+from raftbroker.http.route import Answer, Parameter, Route, Work
+from raftbroker.http.v2_forms import ReadRecord
+from raftbroker.state.batch import Record, decode_batch, parse_header
+from raftbroker.state.errors import BadBatch
+
+NEXT_OFFSET = "X-Next-Offset"
+HIGH_WATERMARK = "X-High-Watermark"
+LOG_START = "X-Log-Start-Offset"
+OFFSET_MAX = 2**63 - 1
+
+_TIMEOUT_MS_DEFAULT = 1000
+_raw = msgspec.json.Decoder(msgspec.Raw)
+
+
+class _NotShowable(ValueError):
+    """Bytes that cannot be shown in the asked-for format."""
+
+
+def _show_json(data: bytes | None) -> bytes:
+    if data is None:
+        return b"null"
+    try:
+        if not data.isascii():
+            data.decode()
+        _raw.decode(data)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        raise _NotShowable from error
+    return data
+
+
+def _show_binary(data: bytes | None) -> bytes:
+    return b"null" if data is None else b'"' + b64encode(data) + b'"'
+
+
+def _show_string(data: bytes | None) -> bytes:
+    if data is None:
+        return b"null"
+    try:
+        return msgspec.json.encode(data.decode())
+    except UnicodeDecodeError as error:
+        raise _NotShowable from error
+
+
+_SHOW: dict[Format, Callable[[bytes | None], bytes]] = {
+    Format.JSON: _show_json,
+    Format.BINARY: _show_binary,
+    Format.STRING: _show_string,
+}
+
+
+def _show_headers(headers: tuple[tuple[str, bytes | None], ...]) -> bytes:
+    if not headers:
+        return b"[]"
+    shown = [
+        b'{"name":' + msgspec.json.encode(name) + b',"value":' + _show_binary(value) + b"}" for name, value in headers
+    ]
+    return b"[" + b",".join(shown) + b"]"
+
+
+class _Page:
+    """The answer while it is put together: records as JSON, bounded in number and bytes."""
+
+    def __init__(self, topic: str, partition: int, offset: int, format_: Format, *, bytes_max: int, most: int) -> None:
+        self._start = b'{"topic":' + msgspec.json.encode(topic) + b',"partition":%d,"offset":' % partition
+        self._format = format_
+        self._show = _SHOW[format_]
+        self._bytes_max = bytes_max
+        self._most = most
+        self._size = 2
+        self.next_offset = offset
+        self.parts: list[bytes] = []
+        self.full = False
+
+    def add_batch(self, batch: bytes) -> None:
+        """Adds the batch's records from `next_offset` on, until the page is full. Raises Problem."""
+        try:
+            records = decode_batch(batch)
+        except BadBatch as error:
+            if self.parts:
+                self.full = True
+                return
+            raise Problem(
+                BAD_SERIALIZATION,
+                f"The records at offset {self.next_offset} cannot be decompressed or read: {error}. Read them with a"
+                " Kafka client, or go on from a later offset.",
+            ) from None
+        for record in records:
+            if record.offset >= self.next_offset:
+                self._add(record)
+                if self.full:
+                    return
+        self.next_offset = max(self.next_offset, parse_header(batch).next_offset)
+
+    def _add(self, record: Record) -> None:
+        try:
+            shown = b"".join(
+                (
+                    self._start,
+                    b'%d,"timestamp":%d,"key":' % (record.offset, record.timestamp)
+                    if record.timestamp >= 0
+                    else b'%d,"timestamp":null,"key":' % record.offset,
+                    self._show(record.key),
+                    b',"value":',
+                    self._show(record.value),
+                    b',"headers":',
+                    _show_headers(record.headers),
+                    b"}",
+                )
+            )
+        except _NotShowable:
+            if self.parts:
+                self.full = True
+                return
+            raise Problem(
+                BAD_SERIALIZATION,
+                f"The record at offset {record.offset} is not {self._format.value}; read it with"
+                f" 'Accept: {Format.BINARY.media_type}', or go on from offset {record.offset + 1}.",
+            ) from None
+        if self.parts and self._size + len(shown) + 1 > self._bytes_max:
+            self.full = True
+            return
+        self.parts.append(shown)
+        self._size += len(shown) + 1
+        self.next_offset = record.offset + 1
+        self.full = self._size >= self._bytes_max or len(self.parts) >= self._most
+
+
+async def _first_offset(call: Call, topic: str, partition: int) -> int:
+    """Where to begin: `offset` as a number, earliest or latest, or `timestamp`. Raises Problem."""
+    text = call.query_text("offset")
+    timestamp = call.query_number("timestamp", None, least=0, most=TIMESTAMP_MAX)
+    if (text is None) == (timestamp is None):
+        raise Problem(BAD_REQUEST, "Give either offset (a number, earliest or latest) or timestamp (milliseconds).")
+    if timestamp is not None:
+        found = await call.broker.offset_for_timestamp(topic, partition, timestamp)
+        return found.offset if found is not None else (await call.broker.offsets(topic, partition)).end
+    if text in ("earliest", "latest"):
+        offsets = await call.broker.offsets(topic, partition)
+        return offsets.start if text == "earliest" else offsets.end
+    number = call.query_number("offset", None, least=0, most=OFFSET_MAX)
+    assert number is not None
+    return number
+
+
+async def read_records(call: Call) -> web.StreamResponse:
+    format_ = embedded_answer(call.request.headers.get("Accept"))
+    topic, partition, options = call.path("topic_name"), call.path_partition(), call.options
+    timeout_ms = call.query_number("timeout", _TIMEOUT_MS_DEFAULT, least=0, most=options.poll_ms_max) or 0
+    bytes_max = call.query_number("max_bytes", options.response_bytes_default, least=1, most=options.response_bytes_max)
+    most = call.query_number("max_records", options.records_max, least=1, most=options.records_max)
+    assert bytes_max is not None
+    assert most is not None
+    offset = await _first_offset(call, topic, partition)
+    page = _Page(topic, partition, offset, format_, bytes_max=bytes_max, most=most)
+    last = await _fill(call, topic, partition, page, timeout_ms / 1000, bytes_max)
+    call.front.metrics.records_out += len(page.parts)
+    response = call.raw(b"[" + b",".join(page.parts) + b"]", format_.media_type)
+    response.headers[NEXT_OFFSET] = str(page.next_offset)
+    if last is not None:
+        response.headers[HIGH_WATERMARK] = str(last.high_watermark)
+        response.headers[LOG_START] = str(last.log_start)
+    return response
+
+
+async def _fill(call: Call, topic: str, partition: int, page: _Page, wait: float, bytes_max: int) -> Fetched | None:
+    """Fetches until there is a record, or `wait` seconds have passed, or the node stops. The last fetch, if any."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait
+    last: Fetched | None = None
+    while True:
+        left = max(0.0, deadline - loop.time())
+        fetch = call.broker.fetch(
+            topic,
+            partition,
+            page.next_offset,
+            bytes_max=bytes_max,
+            wait=left,
+            timeout=left + call.options.request_timeout,
+        )
+        fetched = await (call.unless_stopping(fetch) if left else fetch)
+        if fetched is None:
+            return last
+        last = fetched
+        for batch in fetched.batches:
+            page.add_batch(batch)
+            if page.full:
+                return last
+            await asyncio.sleep(0)
+        if page.parts or not fetched.batches or loop.time() >= deadline:
+            return last
+
+
+_RECORD = ReadRecord(
+    "orders", 0, 41, 1_700_000_000_000, msgspec.Raw(b'"customer-7"'), msgspec.Raw(b'{"item":"tea"}'), []
+)
+
+ROUTES = (
+    Route(
+        "GET",
+        "/topics/{topic_name}/partitions/{partition_id}/records",
+        read_records,
+        "readRecords",
+        "Reads records from an offset or a time on, waiting for the first one if there is none yet.",
+        "reads",
+        Answer(
+            list[ReadRecord],
+            [_RECORD],
+            media=EMBEDDED_TYPES,
+            summary=f"The records, perhaps none. {NEXT_OFFSET} says where to go on.",
+        ),
+        parameters=(
+            Parameter("offset", str, "Where to begin: a number, or earliest, or latest.", example="0"),
+            Parameter("timestamp", int, "Instead of offset: the first record at or after this time (ms since 1970)."),
+            Parameter(
+                "timeout", int, "How long to wait for a record, in milliseconds; 1000 unless given.", example=1000
+            ),
+            Parameter("max_bytes", int, "About how large the answer may become; one record is always given."),
+            Parameter("max_records", int, "How many records at most."),
+        ),
+        problems=(NO_TOPIC, NO_PARTITION, NOT_ACCEPTABLE, OUT_OF_RANGE, BAD_SERIALIZATION),
+        work=Work.POLL,
+    ),
+)
