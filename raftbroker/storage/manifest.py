@@ -1,0 +1,143 @@
+"""What a MANIFEST says: a row of version edits, each a row of tagged fields (RocksDB's db/version_edit.cc, 9.8).
+
+Only what the check of a store's files needs is kept; an edit with a field that is not known here is refused, because
+its meaning could matter.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from raftbroker.storage.frames import FileDamaged, Record
+
+_COMPARATOR, _LOG_NUMBER, _NEXT_FILE, _LAST_SEQUENCE, _COMPACT_CURSOR, _DELETED_FILE = 1, 2, 3, 4, 5, 6
+_PREVIOUS_LOG_NUMBER, _MIN_LOG_NUMBER, _NEW_FILE = 9, 10, 103
+_FAMILY, _FAMILY_ADD, _FAMILY_DROP, _MAX_FAMILY, _ATOMIC_GROUP = 200, 201, 202, 203, 300
+_BLOB_FILE, _BLOB_GARBAGE = 400, 401
+_IGNORABLE = 1 << 13
+"""Fields with this bit are one length-prefixed string, and may be passed over."""
+
+_NUMBERS = {_NEXT_FILE, _PREVIOUS_LOG_NUMBER, _MAX_FAMILY, _ATOMIC_GROUP}
+_TABLE_FIELDS_END, _BLOB_FIELDS_END = 1, 0
+
+
+class Manifest(msgspec.Struct):
+    """The state that the edits add up to."""
+
+    families: dict[int, str] = msgspec.field(default_factory=lambda: {0: "default"})
+    log_numbers: dict[int, int] = msgspec.field(default_factory=lambda: {0: 0})
+    """Per column family: its rows in older write-ahead logs are in tables."""
+    min_log_number: int = 0
+    last_sequence: int = 0
+    tables: dict[int, int] = {}
+    """Number -> bytes of each live table file."""
+    blobs: dict[int, int] = {}
+    """Number -> bytes of values in each blob file ever added; some may be gone."""
+    oldest_log_sequence: int = 0
+    """`last_sequence` of the edit that last moved `oldest_log`."""
+
+    @property
+    def oldest_log(self) -> int:
+        """Write-ahead logs below this number are obsolete."""
+        return max(self.min_log_number, min(self.log_numbers.values()))
+
+
+class _Fields:
+    """Decodes one edit. Raises IndexError where it ends too early."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def number(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._data[self._at]
+            self._at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def string(self) -> bytes:
+        length = self.number()
+        if self._at + length > len(self._data):
+            raise IndexError
+        self._at += length
+        return self._data[self._at - length : self._at]
+
+    def skip_fields(self, end: int) -> None:
+        while self.number() != end:
+            self.string()
+
+
+def read_manifest(path: Path, records: list[Record]) -> Manifest:
+    """Raises FileDamaged for an edit that does not decode."""
+    manifest = Manifest()
+    for record in records:
+        oldest = manifest.oldest_log
+        try:
+            _take_edit(manifest, _Fields(record.body))
+        except (IndexError, ValueError) as error:
+            raise FileDamaged(path, f"the edit at byte {record.start} does not decode ({error})") from error
+        if manifest.oldest_log != oldest:
+            manifest.oldest_log_sequence = manifest.last_sequence
+    return manifest
+
+
+def _take_edit(manifest: Manifest, fields: _Fields) -> None:
+    family = 0
+    log_number: int | None = None
+    while fields:
+        tag = fields.number()
+        if tag == _LOG_NUMBER:
+            log_number = fields.number()
+        elif tag == _FAMILY:
+            family = fields.number()
+        elif tag == _FAMILY_ADD:
+            manifest.families[family] = fields.string().decode()
+        elif tag == _FAMILY_DROP:
+            manifest.families.pop(family, None)
+            manifest.log_numbers.pop(family, None)
+        elif tag == _LAST_SEQUENCE:
+            manifest.last_sequence = fields.number()
+        elif tag == _MIN_LOG_NUMBER:
+            manifest.min_log_number = max(manifest.min_log_number, fields.number())
+        elif tag in _NUMBERS:
+            fields.number()
+        else:
+            _take_file(manifest, tag, fields)
+    if family in manifest.families:
+        manifest.log_numbers[family] = log_number or manifest.log_numbers.get(family, 0)
+
+
+def _take_file(manifest: Manifest, tag: int, fields: _Fields) -> None:
+    if tag == _DELETED_FILE:
+        fields.number()
+        manifest.tables.pop(fields.number(), None)
+    elif tag == _NEW_FILE:
+        fields.number()
+        number = fields.number()
+        manifest.tables[number] = fields.number()
+        fields.string(), fields.string()
+        fields.number(), fields.number()
+        fields.skip_fields(_TABLE_FIELDS_END)
+    elif tag == _BLOB_FILE:
+        number = fields.number()
+        fields.number()
+        manifest.blobs[number] = fields.number()
+        fields.string(), fields.string()
+        fields.skip_fields(_BLOB_FIELDS_END)
+    elif tag == _BLOB_GARBAGE:
+        for _ in range(3):
+            fields.number()
+        fields.skip_fields(_BLOB_FIELDS_END)
+    elif tag == _COMPACT_CURSOR:
+        fields.number(), fields.string()
+    elif tag == _COMPARATOR or tag & _IGNORABLE:
+        fields.string()
+    else:
+        raise ValueError(f"unknown field {tag}")

@@ -1,0 +1,299 @@
+"""The engine over RocksDB, through rocksdict in raw mode: the only importer of rocksdict.
+
+What is worked around here, and nowhere else:
+
+- An iterator's upper bound is a pointer into its `ReadOptions`: options and key live as long as the cursor. The lower
+  bound sets the upper one, so it is never used. An iterator that meets corruption just ends: `status` tells, and is
+  asked whenever one ends.
+- `write` holds the GIL, through a write stall too: writes are `no_slowdown`, refused ones are tried again from the
+  writer thread. `flush_wal` releases the GIL.
+- A snapshot is of one column family, and iterating over it shows the present: a view is made of iterators instead, one
+  per family, made while no write runs.
+- Errors are plain `Exception`s: `_translate` tells corruption, a full disk and the rest apart by their text.
+
+A full disk that RocksDB itself meets (the store above refuses writes before it comes to that) is a background error
+that RocksDB resumes from by itself within 5 s of space coming back; until then writes raise `StoreFull`.
+"""
+
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    RdictIter,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from consensus.errors import Damaged, StoreFull
+from raftbroker.storage.engine import DELETE, FAMILIES, PUT, Batch, Family
+from raftbroker.storage.space import free_bytes
+from raftbroker.storage.watermark import Watermark
+
+_MIB = 1 << 20
+_STALL_PAUSE_SECONDS = 0.002
+_STALL_PAUSES_MAX = 30_000
+
+
+class RocksOptions(msgspec.Struct, frozen=True):
+    """Bounds of one database. The defaults keep RocksDB under 64 MiB of memory, whatever the load."""
+
+    memtable_bytes: int = 8 * _MIB
+    """Of the column family `log`; the others have half."""
+    memtables_bytes_max: int = 32 * _MIB
+    """Of all column families together."""
+    cache_bytes: int = 16 * _MIB
+    wal_bytes_max: int = 64 * _MIB
+    blobs: bool = False
+    blob_bytes_min: int = 4096
+
+
+class RocksEngine:
+    """An `Engine`; see there for what it promises. `note`: where to note what is durable (`watermark`)."""
+
+    def __init__(self, path: Path, options: RocksOptions, *, create: bool, note: Path | None = None) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._views: weakref.WeakSet[RocksView] = weakref.WeakSet()
+        cache = Cache(options.cache_bytes)
+        families = {name: _family_options(name, options, cache) for name in ("default", *FAMILIES)}
+        with _translated(path):
+            self._database = Rdict(str(path), _database_options(options, create), families)
+            self._families = {name: self._database.get_column_family(name) for name in FAMILIES}
+            self._handles = {name: self._database.get_column_family_handle(name) for name in FAMILIES}
+        self._write_options = WriteOptions()
+        self._write_options.no_slowdown = True
+        self._watermark = None if note is None else Watermark(note, path)
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._families[family].get(key)
+        except Exception as error:
+            raise _translate(error, self.path) from error
+        return value
+
+    def scan(self, family: Family, low: bytes, high: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        return _scan(self._families[family], self.path, low, high, reverse)
+
+    def write(self, batch: Batch) -> None:
+        for _ in range(_STALL_PAUSES_MAX):
+            rows = WriteBatch(raw_mode=True)  # consumed by `write`, also by one that is refused
+            handles = self._handles
+            for kind, family, key, value in batch.operations:
+                if kind == PUT:
+                    rows.put(key, value, handles[family])
+                elif kind == DELETE:
+                    rows.delete(key, handles[family])
+                else:
+                    rows.delete_range(key, value, handles[family])
+            try:
+                with self._lock:
+                    self._database.write(rows, self._write_options)
+            except Exception as error:
+                if not str(error).startswith("Result incomplete"):
+                    raise self._failed(error) from error
+            else:
+                return
+            time.sleep(_STALL_PAUSE_SECONDS)
+        raise OSError(f"{self.path}: RocksDB has refused a write for a minute because compaction is behind")
+
+    def sync(self) -> None:
+        try:
+            self._database.flush_wal(True)
+        except Exception as error:
+            raise self._failed(error) from error
+        if self._watermark is not None:
+            self._watermark.advance()
+
+    def _failed(self, error: Exception) -> Exception:
+        if self._watermark is not None:
+            self._watermark.doubt()
+        return _translate(error, self.path)
+
+    def snapshot(self) -> "RocksView":
+        with self._lock, _translated(self.path):
+            view = RocksView(self.path, self._families)
+        self._views.add(view)
+        return view
+
+    def free_bytes(self) -> int:
+        return free_bytes(self.path)
+
+    def flush(self) -> None:
+        """Writes the memtables out to table files; only tests and tools need to."""
+        with _translated(self.path):
+            for family in self._families.values():
+                family.flush(True)
+
+    def close(self) -> None:
+        """Also ends every view still open; the directory's lock is free afterwards."""
+        for view in list(self._views):
+            view.close()
+        with _translated(self.path):
+            self._database.flush_wal(True)
+            for family in self._families.values():
+                family.close()
+            self._handles.clear()
+            self._database.close()
+        if self._watermark is not None:
+            self._watermark.close()
+
+
+class RocksView:
+    """An `EngineView`: one iterator per column family, all made at the same moment, which is what they show for ever.
+
+    Each holds on to the memtables and files of that moment, so a view should not live for long. Scans of one family may
+    be interleaved: whoever finds the iterator moved by another goes back to its own place."""
+
+    def __init__(self, path: Path, families: dict[Family, Rdict]) -> None:
+        self._path = path
+        self._options = ReadOptions()
+        self._cursors = {name: family.iter(self._options) for name, family in families.items()}
+        self._users: dict[Family, object] = {}
+
+    def _cursor(self, family: Family) -> RdictIter:
+        if family not in self._cursors:
+            raise OSError(f"{self._path}: this view is closed")
+        return self._cursors[family]
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        for _, value in self.scan(family, key, key + b"\0"):
+            return value
+        return None
+
+    def scan(self, family: Family, low: bytes, high: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        if low >= high:
+            return
+        me = object()
+        cursor = self._cursor(family)
+        self._users[family] = me
+        _seek(cursor, low, high, reverse)
+        while cursor.valid():
+            key: bytes = cursor.key()
+            if not low <= key < high:
+                return
+            yield key, cursor.value()
+            cursor = self._cursor(family)
+            if self._users[family] is not me:
+                self._users[family] = me
+                _seek(cursor, key + b"\0", key, reverse)
+            elif reverse:
+                cursor.prev()
+            else:
+                cursor.next()
+        with _translated(self._path):
+            cursor.status()
+
+    def close(self) -> None:
+        self._cursors = {}
+
+
+def _seek(cursor: RdictIter, low: bytes, high: bytes, reverse: bool) -> None:
+    """To the first key from `low` on, or in reverse to the last one before `high`; the cursor has no bounds."""
+    if not reverse:
+        cursor.seek(low)
+        return
+    cursor.seek_for_prev(high)
+    if cursor.valid() and cursor.key() == high:
+        cursor.prev()
+
+
+def _scan(source: Rdict, path: Path, low: bytes, high: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+    """Bounded to the engine's present: see the module's docstring for what it takes care of."""
+    if low >= high:
+        return
+    options = ReadOptions()
+    options.set_iterate_upper_bound(high)
+    cursor = source.iter(options)
+    try:
+        if reverse:
+            cursor.seek_to_last()
+        else:
+            cursor.seek(low)
+        while cursor.valid():
+            key: bytes = cursor.key()
+            if reverse and key < low:
+                return
+            yield key, cursor.value()
+            if reverse:
+                cursor.prev()
+            else:
+                cursor.next()
+        with _translated(path):
+            cursor.status()
+    finally:
+        del cursor  # before the options and the bound that it points into
+        del options
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _translate(error, path) from error
+
+
+def _translate(error: Exception, path: Path) -> Exception:
+    text = str(error)
+    if isinstance(error, OSError | Damaged | StoreFull):
+        return error
+    if "No space left" in text or "Space limit reached" in text or "Disk quota exceeded" in text:
+        return StoreFull(f"the disk of {path} is full: delete topics, lower retention or free space ({text})")
+    if text.startswith("Corruption") or "No such file" in text:
+        return Damaged(f"{path}: {text}")
+    return OSError(f"{path}: {text}")
+
+
+def _database_options(options: RocksOptions, create: bool) -> Options:
+    made = Options(raw_mode=True)
+    made.create_if_missing(create)
+    made.create_missing_column_families(create)
+    made.set_paranoid_checks(True)
+    made.set_wal_recovery_mode(DBRecoveryMode.absolute_consistency())
+    made.set_db_write_buffer_size(options.memtables_bytes_max)
+    made.set_max_total_wal_size(options.wal_bytes_max)
+    made.set_max_background_jobs(2)
+    made.set_bytes_per_sync(_MIB)
+    made.set_max_file_opening_threads(1)
+    made.set_keep_log_file_num(4)
+    made.set_max_log_file_size(4 * _MIB)
+    made.set_stats_dump_period_sec(0)
+    made.set_stats_persist_period_sec(0)
+    made.set_max_open_files(512)
+    made.set_enable_pipelined_write(False)
+    made.set_compaction_readahead_size(_MIB)
+    return made
+
+
+def _family_options(name: str, options: RocksOptions, cache: Cache) -> Options:
+    made = Options(raw_mode=True)
+    made.set_compression_type(DBCompressionType.none())
+    made.set_write_buffer_size(options.memtable_bytes if name == "log" else options.memtable_bytes // 2)
+    made.set_max_write_buffer_number(3)
+    made.set_target_file_size_base(32 * _MIB)
+    made.set_max_bytes_for_level_base(128 * _MIB)
+    table = BlockBasedOptions()
+    table.set_block_cache(cache)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_block_size(16 * 1024)
+    table.set_format_version(5)
+    made.set_block_based_table_factory(table)
+    if name == "log":
+        made.set_enable_blob_files(options.blobs)
+        made.set_min_blob_size(options.blob_bytes_min)
+        made.set_blob_file_size(64 * _MIB)
+        made.set_enable_blob_gc(True)
+    return made
