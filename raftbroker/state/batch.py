@@ -30,8 +30,9 @@ _COVERED = struct.Struct(">hiqqqhii")
 _OFFSET = struct.Struct(">q")
 _EPOCH = struct.Struct(">i")
 _CRC = struct.Struct(">I")
-_BEFORE_LENGTH, _AFTER_LENGTH, _AFTER_EPOCH, _CRC_AT, _CRC_FROM = 8, 12, 16, 17, 21
+_BEFORE_LENGTH, _AFTER_LENGTH, _AFTER_EPOCH, _CRC_AT, _CRC_FROM, _MAX_TIMESTAMP_AT = 8, 12, 16, 17, 21, 35
 
+_CRC_PIECE_BYTES = 1 << 16
 _CODEC_MASK = 0x07
 _LOG_APPEND_TIME = 0x08
 _TRANSACTIONAL = 0x10
@@ -180,13 +181,14 @@ def place_batch(data: bytes, base_offset: int, leader_epoch: int, append_time_ms
                 memoryview(data)[_AFTER_EPOCH:],
             )
         )
-    placed = bytearray(data)
-    _OFFSET.pack_into(placed, 0, base_offset)
-    _EPOCH.pack_into(placed, _AFTER_LENGTH, leader_epoch & SEQUENCE_MAX)
-    placed[_CRC_FROM + 1] |= _LOG_APPEND_TIME
-    _OFFSET.pack_into(placed, 35, append_time_ms)
-    _CRC.pack_into(placed, _CRC_AT, _crc32c(placed, _CRC_FROM))
-    return bytes(placed)
+    head = bytearray(data[:HEADER_BYTES])
+    _OFFSET.pack_into(head, 0, base_offset)
+    _EPOCH.pack_into(head, _AFTER_LENGTH, leader_epoch & SEQUENCE_MAX)
+    head[_CRC_FROM + 1] |= _LOG_APPEND_TIME
+    _OFFSET.pack_into(head, _MAX_TIMESTAMP_AT, append_time_ms)
+    crc = _crc32c(data, HEADER_BYTES, google_crc32c.value(bytes(head[_CRC_FROM:])))
+    _CRC.pack_into(head, _CRC_AT, crc)
+    return b"".join((head, memoryview(data)[HEADER_BYTES:]))
 
 
 def split_batches(data: bytes) -> list[bytes]:
@@ -202,8 +204,11 @@ def split_batches(data: bytes) -> list[bytes]:
     return batches
 
 
-def _crc32c(data: bytes | bytearray | memoryview, start: int) -> int:
-    return int(google_crc32c.value(bytes(memoryview(data)[start:])))
+def _crc32c(data: bytes | memoryview, start: int, crc: int = 0) -> int:
+    """Of the data from `start` on, continuing `crc`. In pieces, for a copy of a whole batch costs more than its CRC."""
+    for piece in range(start, len(data), _CRC_PIECE_BYTES):
+        crc = google_crc32c.extend(crc, bytes(data[piece : piece + _CRC_PIECE_BYTES]))
+    return crc
 
 
 # --- encoding -------------------------------------------------------------------------------------------
@@ -222,6 +227,8 @@ def _varint(number: int) -> bytes:
 
 _CACHED = 1 << 13
 _VARINTS: list[bytes] = [_varint(number) for number in range(_CACHED)]
+_STARTS: list[bytes] = [b"\0\0" + number for number in _VARINTS]
+"""Attributes, a timestamp delta of 0 and the offset delta: how most records begin."""
 _NULL = _varint(-1)
 
 
@@ -238,33 +245,40 @@ def encode_batch(
     `base_timestamp` (epoch ms) is the batch's, and that of records without their own."""
     if not records:
         raise ValueError("a record batch needs at least one record")
-    varints, cached, varint = _VARINTS, _CACHED, _varint
-    max_timestamp = base_timestamp - 1
+    varints, cached, varint, starts = _VARINTS, _CACHED, _varint, _STARTS
+    max_timestamp = base_timestamp if records[0].timestamp is None else records[0].timestamp
     parts: list[bytes] = [b""]
+    append = parts.append
     for delta, record in enumerate(records):
-        key, value, timestamp = record.key, record.value, record.timestamp
-        if timestamp is None or timestamp == base_timestamp:
-            timestamp = base_timestamp
-            middle = b"\0\0"
+        key, value, headers, timestamp = record.key, record.value, record.headers, record.timestamp
+        if (timestamp is None or timestamp == base_timestamp) and delta < cached:
+            head = starts[delta]
+            if base_timestamp > max_timestamp:
+                max_timestamp = base_timestamp
         else:
-            middle = b"\0" + varint(timestamp - base_timestamp)
-        if timestamp > max_timestamp or not delta:
-            max_timestamp = timestamp
-        middle += varints[delta] if delta < cached else varint(delta)
+            if timestamp is None:
+                timestamp = base_timestamp
+            length = timestamp - base_timestamp
+            head = b"\0" + (varints[length] if 0 <= length < cached else varint(length))
+            head += varints[delta] if delta < cached else varint(delta)
+            if timestamp > max_timestamp:
+                max_timestamp = timestamp
         if key is None:
-            middle += _NULL
+            head += _NULL
         else:
             length = len(key)
-            middle += (varints[length] if length < cached else varint(length)) + key
+            head += (varints[length] if length < cached else varint(length)) + key
         if value is None:
+            head += _NULL
             value = b""
-            middle += _NULL
         else:
             length = len(value)
-            middle += varints[length] if length < cached else varint(length)
-        headers = _encode_headers(record.headers) if record.headers else b"\0"
-        length = len(middle) + len(value) + len(headers)
-        parts += ((varints[length] if length < cached else varint(length)) + middle, value, headers)
+            head += varints[length] if length < cached else varint(length)
+        tail = _encode_headers(headers) if headers else b"\0"
+        length = len(head) + len(value) + len(tail)
+        append((varints[length] if length < cached else varint(length)) + head)
+        append(value)
+        append(tail)
     count = len(records)
     parts[0] = _COVERED.pack(
         0, count - 1, base_timestamp, max_timestamp, producer_id, producer_epoch, base_sequence, count
@@ -302,13 +316,16 @@ def decode_batch(data: bytes | memoryview, *, bytes_max: int = DECOMPRESSED_BYTE
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     """(number, position behind it); IndexError at the end of the data."""
-    shift = rest = 0
+    byte = data[position]
+    if byte < 0x80:
+        return (byte >> 1) ^ -(byte & 1), position + 1
+    rest, shift = byte & 0x7F, 7
     while True:
-        byte = data[position]
         position += 1
+        byte = data[position]
         rest |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return (rest >> 1) ^ -(rest & 1), position
+            return (rest >> 1) ^ -(rest & 1), position + 1
         shift += 7
         if shift > 63:
             raise BadBatch("a varint has more than ten bytes")
@@ -316,20 +333,25 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 def _decode_records(body: bytes, header: BatchHeader) -> list[Record]:
     records: list[Record] = []
-    read = _read_varint
-    position, size, previous = 0, len(body), -1
+    read, size = _read_varint, len(body)
+    base_timestamp, base_offset, last_delta = header.base_timestamp, header.base_offset, header.last_offset_delta
+    position, previous = 0, -1
     append_time = header.max_timestamp if header.log_append_time else None
     for _ in range(header.record_count):
         length, position = read(body, position)
         end = position + length
         if length < 0 or end > size:
             raise BadBatch(f"a record claims {length} bytes, {size - position} are left")
-        timestamp_delta, position = read(body, position + 1)
+        timestamp, position = read(body, position + 1)
         offset_delta, position = read(body, position)
-        if not previous < offset_delta <= header.last_offset_delta:
-            raise BadBatch(f"offset delta {offset_delta} follows {previous}, the batch's last is its maximum")
+        if not previous < offset_delta <= last_delta:
+            raise BadBatch(f"offset delta {offset_delta} follows {previous} in a batch of {last_delta + 1} offsets")
         previous = offset_delta
-        key, position = _read_bytes(body, position, end)
+        key: bytes | None = None
+        if body[position] == 1:
+            position += 1
+        else:
+            key, position = _read_bytes(body, position, end)
         value, position = _read_bytes(body, position, end)
         headers: tuple[tuple[str, bytes | None], ...] = ()
         if body[position] == 0:
@@ -338,8 +360,8 @@ def _decode_records(body: bytes, header: BatchHeader) -> list[Record]:
             headers, position = _read_headers(body, position, end)
         if position != end:
             raise BadBatch(f"a record of {length} bytes ends {end - position} bytes off")
-        timestamp = header.base_timestamp + timestamp_delta if append_time is None else append_time
-        records.append(Record(key, value, headers, timestamp, header.base_offset + offset_delta))
+        timestamp = base_timestamp + timestamp if append_time is None else append_time
+        records.append(Record(key, value, headers, timestamp, base_offset + offset_delta))
     if position != size:
         raise BadBatch(f"{size - position} bytes follow the last record")
     return records
