@@ -374,7 +374,7 @@ class Group:
             self.elector.heard_term(source, message.term)
         elif message.term == self.term:
             self._in_term(source, message)
-        self._progress()
+        self._around.dirty(self)
 
     def _from_leader(self, source: Member, message: Append | Heartbeat | SnapshotOffer) -> None:
         if message.term < self.term:
@@ -428,7 +428,6 @@ class Group:
             self._sender.tick()
         else:
             self._receiver.tick()
-        self._progress()
 
     def turn(self) -> None:
         """The end of a loop turn in which something happened: send what followers lack, apply what may be."""
@@ -460,7 +459,7 @@ class Group:
         if self._installing is not None and self._installing[0] <= ticket:
             self._installed(self._installing[1])
         self.replication.durable(ticket)
-        self._progress()
+        self._around.dirty(self)
 
     def peer_disconnected(self, member: Member) -> None:
         self.replication.peer_lost(member)
@@ -470,10 +469,6 @@ class Group:
 
     def peer_connected(self, member: Member) -> None:
         self.replication.peer_lost(member)
-        self._around.dirty(self)
-
-    def _progress(self) -> None:
-        """Looks at what the last event changed."""
         self._around.dirty(self)
 
     def close(self) -> None:

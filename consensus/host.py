@@ -93,8 +93,7 @@ class Host:
             image = GroupImage(group, HardState(), base, 0, [], [], 0, 0, {})
         opened = self.groups[group] = Group(self, image, machine, self.timing, self.limits)
         new = image.last_index == 0 and image.hard_state.term == 0
-        single = image.last_index == 0 or len(opened.configuration.voters) == 1
-        if (prefer and new) or (single and opened.configuration.voters == (self.me,)):
+        if (prefer and new) or opened.configuration.voters == (self.me,):
             self._preferred[group] = self.clock() + PREFER_SECONDS
         self.dirty(opened)
         return opened

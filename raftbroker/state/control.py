@@ -148,6 +148,9 @@ class ControlMachine:
     def payload_ranges(self) -> list[KeyRange]:
         return []
 
+    def ranges_of(self, rows: dict[bytes, bytes]) -> list[KeyRange]:
+        return []
+
     def led(self, term: int) -> None:
         """Nothing is in flight here."""
 

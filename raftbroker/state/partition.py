@@ -262,6 +262,11 @@ class PartitionMachine:
             if partition.first_base < partition.end
         ]
 
+    def ranges_of(self, rows: dict[bytes, bytes]) -> list[KeyRange]:
+        scratch = PartitionMachine(self._limits)
+        scratch.restore(rows, 0)
+        return scratch.payload_ranges()
+
     def led(self, term: int) -> None:
         self._reset_watchers()
 
