@@ -181,6 +181,14 @@ class Group(msgspec.Struct, frozen=True):
     replicas: list[GroupReplica]
 
 
+class _DeleteRecords(msgspec.Struct, frozen=True):
+    before_offset: int
+
+
+class _DeletedRecords(msgspec.Struct, frozen=True):
+    log_start_offset: int
+
+
 class Api:
     """One cluster, reached through the nodes at `urls`."""
 
@@ -336,7 +344,10 @@ class Api:
 
     def delete_records(self, topic: str, partition: int, before: int) -> int:
         """The partition's new log start offset."""
-        raise NotImplementedError
+        path = f"/v1/topics/{quote(topic, safe='')}/partitions/{partition}/delete_records"
+        return decode(
+            self.send("POST", path, _DeleteRecords(before), repeatable=True), _DeletedRecords
+        ).log_start_offset
 
     def offset_for_time(self, topic: str, partition: int, time_ms: int) -> int:
         """The offset of the first record of that time or later; the next offset where there is none."""
