@@ -255,10 +255,10 @@ class PartitionMachine:
         return run
 
     def payload_ranges(self) -> list[KeyRange]:
-        """Each partition's batches, from the first that is kept to its end."""
+        """Each partition's batches, from the first that is kept to its end, ascending."""
         return [
-            (payload_key(partition.id, partition.first_base), payload_key(partition.id, partition.end))
-            for partition in self._partitions.values()
+            (payload_key(partition_id, partition.first_base), payload_key(partition_id, partition.end))
+            for partition_id, partition in sorted(self._partitions.items())
             if partition.first_base < partition.end
         ]
 
