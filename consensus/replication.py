@@ -241,7 +241,8 @@ class Replication:
         self.matched = max(self.matched, message.prev_index + len(entries))
         self._commit_to(min(message.commit, self.matched))
         self._reply_due = True
-        self._reply()
+        if self.durable_index >= self.matched:
+            self._reply()
 
     def _first_new(self, entries: tuple[Entry, ...]) -> int:
         """Position of the first entry that is not in the log yet: what matches is kept (C3)."""
