@@ -3,10 +3,31 @@
 A call may be made on any node: it is run here where this node can answer, else passed on to the one that can.
 Every call ends by its `timeout` (seconds) with a result or with one of `raftbroker.broker.errors`. Names are
 validated here; front doors decode, call, encode.
+
+Make it before the control group is opened, `start` it afterwards. Its background work (registration, reconciliation,
+retention) are tasks that `stop` ends.
 """
 
-from collections.abc import Mapping
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Coroutine, Mapping
 
+from consensus.group import Group
+from consensus.host import Host
+from raftbroker.broker import wire
+from raftbroker.broker.clocks import Clocks
+from raftbroker.broker.context import CONTROL, BrokerOptions, Context
+from raftbroker.broker.controller import Controller
+from raftbroker.broker.fetch import Fetcher
+from raftbroker.broker.groups import Replicas
+from raftbroker.broker.health import Health
+from raftbroker.broker.produce import Producer
+from raftbroker.broker.reconcile import Reconciler
+from raftbroker.broker.reports import Reports
+from raftbroker.broker.retention import Retention
+from raftbroker.broker.routing import Router
+from raftbroker.broker.topics import Topics
 from raftbroker.broker.views import (
     BrokerView,
     ConfigView,
@@ -22,30 +43,125 @@ from raftbroker.broker.views import (
     TimestampOffset,
     TopicView,
 )
+from raftbroker.broker.waiting import EndWaiters
+from raftbroker.state.control import ControlMachine
+from raftbroker.state.murmur2 import partition_for_key
+from raftbroker.storage.records import RecordReader
 
 
 class Broker:
-    counters: Counters
+    def __init__(
+        self,
+        host: Host,
+        control: ControlMachine,
+        records: RecordReader,
+        options: BrokerOptions,
+        clock: Callable[[], float],
+        wall: Callable[[], int],
+        random: random.Random,
+    ) -> None:
+        """`clock` is monotonic, in seconds; `wall` tells epoch milliseconds."""
+        context = Context(host, control, records, options, clock, wall, random, wire.Calls(host.rpc))
+        self._context = context
+        self.counters: Counters = context.counters
+        self._router = Router(context)
+        self._reports = Reports(context, self._router.heard)
+        self._controller = Controller(context, self._reports.live)
+        self._topics = Topics(context, self._router, self._controller, self._reports)
+        self._waiters = EndWaiters(options.fetches_waiting_max)
+        self._producer = Producer(context, self._router, self._topics)
+        self._fetcher = Fetcher(context, self._router, self._topics, self._waiters)
+        self._clocks = Clocks(context)
+        self._retention = Retention(context, self._router, self._topics, self._producer, self._controller, self._clocks)
+        self._replicas = Replicas(context)
+        self._reconciler = Reconciler(context, self._router, self._controller, self._reports, self._replicas)
+        self._health = Health(context, self._reports, self._replicas)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._next_partition = random.randrange(1 << 16)
+        self._serve(context.calls)
+
+    def _serve(self, calls: wire.Calls) -> None:
+        """What other nodes may ask of this one."""
+        calls.serve(wire.PRODUCE, self._producer.serve)
+        calls.serve(wire.FETCH, self._fetcher.fetch_here)
+        calls.serve(wire.OFFSETS, self._fetcher.offsets_here)
+        calls.serve(wire.TIMESTAMP, self._fetcher.timestamp_here)
+        calls.serve(wire.DELETE_RECORDS, self._retention.delete_records_here)
+        calls.serve(wire.READ_INDEX, self._controller.read_index)
+        calls.serve(wire.REGISTER, self._reconciler.pass_registration)
+        calls.serve(wire.REGISTER_HERE, self._controller.register)
+        calls.serve(wire.CREATE_TOPIC, self._controller.create_topic)
+        calls.serve(wire.DELETE_TOPIC, self._controller.delete_topic)
+        calls.serve(wire.GROW_TOPIC, self._controller.grow_topic)
+        calls.serve(wire.ALTER_CONFIGS, self._controller.alter_configs)
+        calls.serve(wire.DROPPED, self._controller.dropped)
+        calls.serve(wire.GROUP_READY, self._topics.group_ready)
+        calls.serve(wire.CHANGE, self._reconciler.change)
+        calls.serve(wire.TRANSFER, self._reconciler.transfer_here)
+        calls.serve(wire.RESET, self._reconciler.reset)
+        calls.serve(wire.REPORT, self._reports.serve)
+        calls.serve(wire.CLOCK, self._clocks.serve)
 
     @property
     def node_id(self) -> int:
-        raise NotImplementedError
+        return self._context.me
 
     @property
     def cluster_id(self) -> str:
         """Empty while this node belongs to no cluster."""
-        raise NotImplementedError
+        return self._context.control.cluster_id or self._context.host.cluster
 
     @property
     def controller_id(self) -> int:
         """The leader of the control group as known here; -1 while there is none."""
-        raise NotImplementedError
+        return self._health.controller_id
 
     async def start(self) -> None:
-        raise NotImplementedError
+        """The control group is open: opens the data groups it names and begins the background work."""
+        host = self._context.host
+        host.on_applied(self._applied)
+        host.on_role(self._role_changed)
+        self._replicas.open_missing()
+        for name, work in (
+            ("registration", self._reconciler.keep_registered()),
+            ("reconciliation", self._reconciler.run()),
+            ("retention", self._retention.run()),
+        ):
+            self._begin(name, work)
+
+    def _begin(self, name: str, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """Background work ends only with the broker: a fault in it stops the node, rather than being left undone."""
+        if not task.cancelled():
+            error = task.exception()
+            self._context.host.fatal(error or RuntimeError(f"the background task {task.get_name()} has ended"))
 
     async def stop(self) -> None:
-        raise NotImplementedError
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self._reports.stop()
+        await self._fetcher.stop()
+
+    def _applied(self, group: Group) -> None:
+        self._waiters.applied(group)
+        if group.id == CONTROL:
+            self._replicas.applied(group)
+            self._wake_deleted()
+
+    def _role_changed(self, group: Group) -> None:
+        self._waiters.wake(group.id)
+
+    def _wake_deleted(self) -> None:
+        """Readers of a topic that was deleted need not wait for their time to pass."""
+        for group, partition in self._waiters.waiting():
+            if self._context.control.partition(partition) is None:
+                self._waiters.wake(group)
 
     # --- topics ---------------------------------------------------------------------------------------------
 
@@ -60,38 +176,38 @@ class Broker:
         timeout: float = 15.0,
     ) -> TopicView:
         """Returns once every partition has a leader. `None` means the broker's default."""
-        raise NotImplementedError
+        return await self._topics.create(name, partitions, replication_factor, configs or {}, validate_only, timeout)
 
     async def delete_topic(self, name: str, *, timeout: float = 15.0) -> None:
-        raise NotImplementedError
+        await self._topics.delete(name, timeout)
 
     async def list_topics(self, *, timeout: float = 10.0) -> list[TopicView]:
         """All topics by name; linearizable."""
-        raise NotImplementedError
+        return await self._topics.list_topics(timeout)
 
     async def describe_topic(self, name: str, *, timeout: float = 10.0) -> TopicView:
         """Linearizable; with leaders and in-sync replicas as their leaders see them."""
-        raise NotImplementedError
+        return await self._topics.describe(name, timeout)
 
     async def find_topic(self, name: str, *, timeout: float = 10.0) -> TopicView:
         """For the data path: from this node's copy, with leaders as known here; asks the cluster only when it is
         not in the copy. `in_sync` is not gathered: it is empty."""
-        raise NotImplementedError
+        return await self._topics.find(name, timeout)
 
     async def create_partitions(
         self, name: str, total: int, *, validate_only: bool = False, timeout: float = 15.0
     ) -> TopicView:
         """Grows the topic to `total` partitions."""
-        raise NotImplementedError
+        return await self._topics.grow(name, total, validate_only, timeout)
 
     async def alter_configs(
         self, name: str, changes: Mapping[str, str | None], *, validate_only: bool = False, timeout: float = 15.0
     ) -> None:
         """Sets configs of a topic; None puts one back to its default. Configs not named stay."""
-        raise NotImplementedError
+        await self._topics.alter_configs(name, changes, validate_only, timeout)
 
     async def topic_configs(self, name: str, *, timeout: float = 10.0) -> list[ConfigView]:
-        raise NotImplementedError
+        return await self._topics.configs(name, timeout)
 
     def partition_for(
         self, topic: TopicView, key: bytes | None, *, idempotency_key: str | None = None, position: int = 0
@@ -99,7 +215,14 @@ class Broker:
         """The partition of a record that names none: by Kafka's murmur2 of its key; without a key by the hash of
         the request's Idempotency-Key and the record's position in it; without either, each call takes the next
         partition in turn (call once per request, so that its records make one batch)."""
-        raise NotImplementedError
+        count = len(topic.partitions)
+        if key is not None:
+            return partition_for_key(key, count)
+        if idempotency_key is not None:
+            digest = hashlib.blake2b(f"{position}/{idempotency_key}".encode(), digest_size=8).digest()
+            return int.from_bytes(digest, "big") % count
+        self._next_partition += 1
+        return self._next_partition % count
 
     # --- records --------------------------------------------------------------------------------------------
 
@@ -113,7 +236,7 @@ class Broker:
         idempotency: Idempotency | None = None,
     ) -> Produced:
         """Appends one Kafka v2 record batch; returns once it is committed and applied on the leader."""
-        raise NotImplementedError
+        return await self._producer.produce(topic, partition, batch, timeout, idempotency)
 
     async def fetch(
         self,
@@ -128,45 +251,48 @@ class Broker:
     ) -> Fetched:
         """Whole committed batches from the one holding `offset` on, at least one where there is any; waits up to
         `wait` seconds for `bytes_min` bytes, then answers with what there is, perhaps nothing."""
-        raise NotImplementedError
+        return await self._fetcher.fetch(topic, partition, offset, bytes_max, wait, bytes_min, timeout)
 
     async def offsets(self, topic: str, partition: int, *, timeout: float = 10.0) -> OffsetsView:
         """Linearizable."""
-        raise NotImplementedError
+        return await self._fetcher.offsets(topic, partition, timeout)
 
     async def offset_for_timestamp(
         self, topic: str, partition: int, timestamp_ms: int, *, timeout: float = 10.0
     ) -> TimestampOffset | None:
         """The first record whose timestamp is at least `timestamp_ms`; None where there is none."""
-        raise NotImplementedError
+        return await self._fetcher.offset_for_timestamp(topic, partition, timestamp_ms, timeout)
 
     async def delete_records(self, topic: str, partition: int, before: int, *, timeout: float = 15.0) -> int:
         """Deletes records below the offset `before` (-1: the high watermark); the new log start offset."""
-        raise NotImplementedError
+        return await self._retention.delete_records(topic, partition, before, timeout)
 
     # --- the cluster ----------------------------------------------------------------------------------------
 
     async def brokers(self) -> list[BrokerView]:
-        raise NotImplementedError
+        return await self._health.brokers()
 
     async def health(self) -> HealthView:
-        raise NotImplementedError
+        return await self._health.health()
 
     async def raft_status(self) -> list[GroupView]:
-        raise NotImplementedError
+        return await self._health.raft_status()
 
     async def transfer_leadership(self, group: int, target: int | None = None, *, timeout: float = 10.0) -> None:
         """Hands the leadership of a group to node `target`, or to the replica that is most up to date."""
-        raise NotImplementedError
+        self._health.check_group(group)
+        if target is not None:
+            self._health.check_node(target)
+        await self._reconciler.transfer(group, target, timeout)
 
     def readiness(self) -> Readiness:
         """Whether this node can serve: it belongs to a cluster, is registered, and its replicas have leaders."""
-        raise NotImplementedError
+        return self._health.readiness()
 
     def partition_sizes(self) -> list[PartitionSize]:
         """Of the partitions whose replicas are on this node."""
-        raise NotImplementedError
+        return self._health.partition_sizes()
 
     def local_groups(self) -> list[GroupView]:
         """This node's own replicas only; asks nobody."""
-        raise NotImplementedError
+        return self._health.local_groups()

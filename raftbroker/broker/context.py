@@ -1,0 +1,118 @@
+"""What every use case is handed: the host, the control state, the records on this disk, clocks and bounds."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from consensus.errors import NotLeader
+from consensus.group import Group
+from consensus.host import Host
+from raftbroker.broker.errors import Unavailable
+from raftbroker.broker.views import Counters
+from raftbroker.broker.wire import Calls
+from raftbroker.state.configs import TopicConfig, topic_config
+from raftbroker.state.control import ControlMachine
+from raftbroker.state.control_commands import TopicState
+from raftbroker.state.partition import PartitionMachine
+from raftbroker.storage.records import RecordReader
+
+CONTROL = 0
+"""The control group's id."""
+FEATURE = 1
+"""The highest cluster feature version this code supports."""
+
+_MIB = 1 << 20
+
+
+class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """This node's advertised addresses (host:port) and the bounds it keeps. Times are seconds."""
+
+    peer: str
+    http: str = ""
+    kafka: str = ""
+    default_partitions: int = 1
+    default_replication_factor: int = 3
+    """Lowered to the number of live nodes."""
+    topic_defaults: Mapping[str, str] = {}
+    """Topic configs for topics that do not set them, by Kafka's names."""
+    entry_bytes_max: int = 4 * _MIB
+    """Batches that arrive together share a Raft entry of at most this size, unless one alone is larger."""
+    entry_batches_max: int = 256
+    batch_bytes_max: int = 32 * _MIB
+    """No batch may be larger, whatever its topic's max.message.bytes says."""
+    batch_records_max: int = 1_000_000
+    inflight_bytes_max: int = 64 * _MIB
+    """Produced to one group and not yet committed; beyond it producers are told to wait."""
+    fetch_bytes_max: int = 8 * _MIB
+    """One fetch answers no more, but for a single larger batch."""
+    fetch_wait_max: float = 300.0
+    fetches_waiting_max: int = 20_000
+    partitions_max: int = 50_000
+    """In the whole cluster."""
+    topics_max: int = 10_000
+    retention_check: float = 30.0
+    reconcile_every: float = 0.5
+    transfer_quiet: float = 10.0
+    """Leadership moves to the preferred replica no sooner after the last change."""
+    report_timeout: float = 1.0
+    """A node that does not answer by then counts as down."""
+
+
+@dataclass
+class Context:
+    host: Host
+    control: ControlMachine
+    records: RecordReader
+    options: BrokerOptions
+    clock: Callable[[], float]
+    """Monotonic seconds; the event loop's own."""
+    wall: Callable[[], int]
+    """Epoch milliseconds."""
+    random: random.Random
+    calls: Calls
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def me(self) -> int:
+        return self.host.me.node
+
+    @property
+    def control_group(self) -> Group:
+        """Raises Unavailable before this node has a replica of the control group."""
+        group = self.host.groups.get(CONTROL)
+        if group is None:
+            raise Unavailable("this node has not joined a cluster yet: see its log for what it waits for")
+        return group
+
+    def leading(self, group: int) -> Group:
+        """The group, where this node leads it and may propose and read. Raises NotLeader."""
+        replica = self.host.groups.get(group)
+        if replica is None:
+            raise NotLeader(group, None, "this node has no replica of it")
+        if not replica.leading:
+            leader = replica.leader.node if replica.leader is not None else None
+            raise NotLeader(group, leader if leader != self.me else None)
+        return replica
+
+    @property
+    def control_index(self) -> int:
+        """What this node's control state has reached."""
+        group = self.host.groups.get(CONTROL)
+        return group.applied if group is not None else 0
+
+    async def control_reached(self, index: int, timeout: float) -> None:
+        """Returns once the control state has reached `index`. Raises Unknown at the deadline."""
+        if self.control_index < index:
+            await self.control_group.wait_applied(index, timeout)
+
+    def machine(self, group: int) -> PartitionMachine | None:
+        """The state of a data group that has a replica here."""
+        replica = self.host.groups.get(group)
+        machine = replica.machine if replica is not None else None
+        return machine if isinstance(machine, PartitionMachine) else None
+
+    def config(self, topic: TopicState) -> TopicConfig:
+        """What is in force for the topic: its own configs over this broker's defaults."""
+        return topic_config(topic.configs, self.options.topic_defaults)
