@@ -1,8 +1,8 @@
 """What must hold, checked after every step of every node, and the end of a run.
 
-The checker is fed by the cluster: every frame that leaves, every step of a node, every state, every operation of a client.
-It knows the truth of each disk from the shadows, so a promise is checked at the moment it is made: a vote or an acknowledgement
-that leaves before what it promises is durable is a violation even where no fault makes it matter (C1).
+The checker is fed by the cluster: every message that leaves, every step of a node, every state, every operation of a
+client. It knows the truth of each disk from the shadows, so a promise is checked at the moment it is made: a vote or an
+acknowledgement that leaves before what it promises is durable is a violation even where no fault makes it matter (C1).
 """
 
 from bisect import bisect_right
@@ -94,7 +94,7 @@ class Checks:
         leader = self.truth(message.group).leaders.setdefault(message.term, sender.node)
         if leader != sender.node:
             raise Violation(
-                f"one leader per term: nodes {leader} and {sender.node} lead group {message.group} in term {message.term}"
+                f"one leader per term: {leader} and {sender.node} lead group {message.group} in term {message.term}"
             )
 
     def _acknowledges(self, sender: Member, message: AppendReply) -> None:

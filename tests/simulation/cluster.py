@@ -66,6 +66,16 @@ class Plan:
         )
 
 
+@dataclass
+class Pending:
+    """A proposal in flight, and the life of the node that answers for it."""
+
+    operation: Operation
+    future: "asyncio.Future[int]"
+    process: Process
+    deadline: float
+
+
 class SimNode:
     """One node through all its lives. What belongs to the present life is None while it is down."""
 
@@ -125,11 +135,16 @@ class Cluster:
         node.uuid = f"{self.random.getrandbits(128):032x}"
         self.shadows[node.member] = node.shadow
 
+    def later(self, seconds: float, action: Callable[..., object], *arguments: object) -> None:
+        """A timer that outlives the node from whose midst it is set."""
+        self.network.at(self.loop.time() + seconds, action, *arguments)
+
     # --- the trace ------------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
         line = f"{self.loop.time():.6f} {text}"
         self._hash.update(line.encode())
+        self.checks.count(" ".join(text.split()[:2]) if text.startswith("fault") else text.split()[0])
         if self.trace is not None:
             self.trace.append(line)
 
@@ -154,11 +169,15 @@ class Cluster:
         process = node.process = Process(self.loop, f"node {node.id}, life {node.life}")
         try:
             process.run(self._boot, node, process)
+        except OSError as error:
+            self.note(f"node {node.id} fails to start: {error}")
+            self.crash(node)
+            self.later(0.5, self.start, node)
         except Damaged as error:
             if not node.rotten:
                 raise
             self.note(f"node {node.id} refuses to start: {error}")
-            process.kill()
+            self.crash(node)
             self.replace_disk(node)
             self.start(node)
 
@@ -204,7 +223,7 @@ class Cluster:
         """The node gave itself up: right for a disk that failed or rotted, wrong for anything else."""
         if isinstance(error, OSError) or (node.rotten and isinstance(error, Damaged)):
             self.note(f"node {node.id} stops: {error}")
-            self.loop.call_later(0.5, self._restart, node, process)
+            self.later(0.5, self._restart, node, process)
         else:
             self.loop.errors.append(error)
 
@@ -287,8 +306,8 @@ class Cluster:
             if node.up and node.host is not None and number in node.host.groups and node.host.groups[number].leading
         ]
 
-    def propose(self, node: SimNode, number: int, timeout: float) -> "tuple[Operation, asyncio.Future[int] | None]":
-        """Appends a new value through this node, or is refused; the future is None then."""
+    def propose(self, node: SimNode, number: int, timeout: float) -> "Pending | None":
+        """Appends a new value through this node, or is refused: None."""
         assert node.host is not None
         assert node.process is not None
         self._values += 1
@@ -300,15 +319,15 @@ class Cluster:
             future = node.process.run(partial(group.propose, command, (payload,), timeout=timeout))
         except Refused:
             self.checks.ended(operation, "refused")
-            return operation, None
+            return None
         machine.proposed()
-        return operation, future
+        return Pending(operation, future, node.process, self.loop.time() + timeout)
 
-    async def finish(self, node: SimNode, operation: Operation, future: "asyncio.Future[int]", timeout: float) -> None:
+    async def finish(self, pending: "Pending") -> None:
         """Waits for the outcome and records it. A proposal that outlives its deadline is a violation (C10)."""
-        process = node.process
-        assert process is not None
-        await asyncio.wait({future, process.died}, timeout=timeout + 0.1, return_when=asyncio.FIRST_COMPLETED)
+        operation, future, process = pending.operation, pending.future, pending.process
+        patience = max(0.0, pending.deadline + 0.1 - self.loop.time())
+        await asyncio.wait({future, process.died}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
             if process.alive:
                 raise Violation(f"every proposal ends by its deadline: value {operation.value} has not")
@@ -324,11 +343,13 @@ class Cluster:
         else:
             raise error
 
-    async def write(self, node: SimNode, number: int, timeout: float = 2.0) -> Operation:
-        operation, future = self.propose(node, number, timeout)
-        if future is not None:
-            await self.finish(node, operation, future, timeout)
-        return operation
+    async def write(self, node: SimNode, number: int, timeout: float = 2.0) -> Operation | None:
+        """One value, and what became of it; None if it was refused at once."""
+        pending = self.propose(node, number, timeout)
+        if pending is None:
+            return None
+        await self.finish(pending)
+        return pending.operation
 
     async def read(self, node: SimNode, number: int, timeout: float = 2.0) -> bool:
         """A linearizable read through this node; whether it was answered."""
@@ -410,7 +431,7 @@ class Cluster:
         if node.up and self.may_lose(node):
             self.crash(node)
             self.replace_disk(node)
-            self.loop.call_later(random.uniform(0.02, 2.0), self.start, node)
+            self.later(random.uniform(0.02, 2.0), self.start, node)
 
     def rot_some(self, random: Random) -> None:
         """One bit of one row flips: of an entry, where our CRC must tell; elsewhere, where the engine's does."""
@@ -499,11 +520,11 @@ class Cluster:
         )
 
     def describe(self) -> str:
-        lines = []
-        for node in self.nodes.values():
-            for number in self.group_ids:
-                lines.append(str(node.host.groups[number].status()) if node.host else f"node {node.id} is down")
-        return "\n".join(lines)
+        return "\n".join(
+            str(node.host.groups[number].status()) if node.host else f"node {node.id} is down"
+            for node in self.nodes.values()
+            for number in self.group_ids
+        )
 
     def verify(self) -> None:
         """The whole of every member's log, against what clients were told."""

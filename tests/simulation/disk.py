@@ -1,11 +1,12 @@
 """A simulated disk: what was not synced may be forgotten, and everything can be slow, stuck, full or damaged.
 
-`Platter` is one node's disk and survives its crashes. `SimEngine` is the store's open handle in one life of the node and
-implements `raftbroker.storage.engine.Engine`; everything above it (key layout, checks, recovery) is the real thing.
-As with a write-ahead log, a crash keeps what was synced and a prefix of the batches written after that, each whole.
+`Platter` is one node's disk and survives its crashes. `SimEngine` is the store's open handle in one life of the node
+and implements `raftbroker.storage.engine.Engine`; everything above it (key layout, checks, recovery) is the real
+thing. As with a write-ahead log, a crash keeps what was synced and a prefix of the batches written after that, each
+whole.
 
-`SimDisk` implements `consensus.store.Disk` and takes time, on the virtual clock, before the write, between write and sync,
-and after the sync: a crash can fall on each of them, and `on_stage` lets a script choose which.
+`SimDisk` implements `consensus.store.Disk` and takes time, on the virtual clock, before the write, between write and
+sync, and after the sync: a crash can fall on each of them, and `on_stage` lets a script choose which.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from random import Random
 from consensus.errors import Damaged, StoreFull
 from consensus.store import Store, Write
 from raftbroker.storage.engine import DELETE, FAMILIES, PUT, Batch, Family
+
+from .loop import PROCESS
 
 
 class Table:
@@ -103,8 +106,8 @@ class Tables(dict[str, Table]):
 class Pace:
     """How long the disk takes, in seconds: for a write or a sync, usually and now and then."""
 
-    least: float = 0.0002
-    most: float = 0.002
+    least: float = 0.0005
+    most: float = 0.006
     spike_chance: float = 0.01
     spike_most: float = 0.05
 
@@ -151,10 +154,15 @@ class Platter:
         self.written = self.synced = 0
 
     def rot(self, family: str, key: bytes) -> None:
-        """One bit of a row flips. The store must notice by its own CRCs in `raft` and `log`; elsewhere RocksDB does."""
-        if family in ("state", "node"):
+        """One bit of a row flips. In an entry, the store's own CRC must tell; elsewhere the engine notices by the
+        checksum of the block, as RocksDB does, and raises Damaged. `flip` is for what the engine cannot notice."""
+        if family == "raft":
+            self.flip(family, key)
+        else:
             self.rotten.add((family, key))
-            return
+
+    def flip(self, family: str, key: bytes) -> None:
+        """One bit of a row changes, and nothing but a CRC in or beside the row can tell."""
         for tables in (self.current, self.durable):
             table = tables[family]
             value = table.rows.get(key)
@@ -240,27 +248,27 @@ STAGES = ("taken", "written", "synced")
 
 
 class SimDisk:
-    """`consensus.store.Disk` on virtual time. Between two stages the node may be killed."""
+    """`consensus.store.Disk` on virtual time. At each stage the node may be killed."""
 
     def __init__(self, store: Store, platter: Platter) -> None:
         self.store = store
         self.platter = platter
         self.on_stage: Callable[[str], None] = lambda stage: None
-        self.commits = 0
 
-    async def _pause(self) -> None:
-        await asyncio.sleep(self.platter.pace.draw(self.platter.random))
-        while self.platter.stuck:
+    async def _stage(self, stage: str, pause: bool) -> None:
+        self.on_stage(stage)
+        platter, process = self.platter, PROCESS.get()
+        if process is not None and not process.alive:
+            await asyncio.get_running_loop().create_future()  # killed by the hook, here and now
+        if pause:
+            await asyncio.sleep(platter.pace.draw(platter.random))
+        while platter.stuck:  # noqa: ASYNC110  an event would need to know its loop
             await asyncio.sleep(0.05)
 
     async def commit(self, writes: Sequence[Write]) -> None:
-        await self._stage("taken")
+        draw = self.platter.random.random
+        await self._stage("taken", draw() < 0.3)
         self.store.write(writes)
-        await self._stage("written")
+        await self._stage("written", True)
         self.store.sync()
-        self.commits += 1
-        await self._stage("synced")
-
-    async def _stage(self, stage: str) -> None:
-        self.on_stage(stage)
-        await self._pause()
+        await self._stage("synced", draw() < 0.3)

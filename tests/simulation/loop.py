@@ -1,11 +1,11 @@
 """An asyncio event loop on virtual time, and processes that can be killed in it.
 
-The loop never waits: when nothing is ready it moves its clock to the next timer. One thread, no sockets, no executor, timers
-in the order (time, the order in which they were set): a run depends on nothing but what the callbacks do.
+The loop never waits: when nothing is ready it moves its clock to the next timer. One thread, no sockets, no executor,
+timers in the order (time, the order in which they were set): a run depends on nothing but what the callbacks do.
 
-A `Process` is one life of a simulated node. Whatever is scheduled from inside it (tasks, callbacks, timers) inherits its
-context and runs only while it is alive: `kill` therefore stops it between two steps of whatever it was doing, and no
-`finally`, no `except CancelledError` of it ever runs, as after a power cut. Its unfinished tasks are kept until
+A `Process` is one life of a simulated node. Whatever is scheduled from inside it (tasks, callbacks, timers) inherits
+its context and runs only while it is alive: `kill` therefore stops it between two steps of whatever it was doing, and
+no `finally`, no `except CancelledError` of it ever runs, as after a power cut. Its unfinished tasks are kept until
 `VirtualLoop.dispose`, when nothing of the run can be touched any more.
 
 Assumes that a node's code only ever runs from `Process.run`, `Process.spawn` or what those have scheduled.
@@ -101,42 +101,44 @@ class VirtualLoop(asyncio.BaseEventLoop):
         ready: Any = self._ready  # type: ignore[attr-defined]
         timers = self._timers
         if not ready:
-            if self._cancelled > 500 and self._cancelled * 2 > len(timers):
-                timers[:] = [t for t in timers if not t[2].cancelled()]
-                heapq.heapify(timers)
-                self._cancelled = 0
-            while timers and timers[0][2].cancelled():
-                heapq.heappop(timers)
-            if timers:
-                if timers[0][0] > self._now:
-                    self._now = timers[0][0]
-                    self._turns = 0
-            elif not self._stopping:  # type: ignore[attr-defined]
-                raise Deadlock(f"at {self._now:.6f}: nothing is ready and no timer is set")
+            self._advance()
         now = self._now
         while timers and timers[0][0] <= now:
             timer = heapq.heappop(timers)[2]
-            if not timer.cancelled():
+            if not timer._cancelled:
                 ready.append(timer)
         self._turns += 1
         if self._turns > self.TURNS_AT_ONE_TIME_MAX:
             raise Livelock(f"at {now:.6f}: {self._turns} turns and the clock stands still")
-        popleft = ready.popleft
+        popleft, errors = ready.popleft, self.errors
         for _ in range(len(ready)):
             handle = popleft()
-            if handle._cancelled:
-                continue
-            process = handle._context.get(PROCESS)
-            if process is None or process.alive:
-                handle._run()
-                if process is not None and process.alive and process.on_step is not None:
-                    try:
-                        process.on_step()
-                    except Exception as error:  # noqa: BLE001  a violation: it ends the run
-                        self.errors.append(error)
-                if self.errors:
+            if not handle._cancelled:
+                process = handle._context.get(PROCESS)
+                if process is None:
+                    handle._run()
+                elif process.alive:
+                    handle._run()
+                    process.stepped()
+                if errors:
                     self.stop()
                     return
+
+    def _advance(self) -> None:
+        """Moves the clock to the next timer."""
+        timers = self._timers
+        if self._cancelled > 500 and self._cancelled * 2 > len(timers):
+            timers[:] = [t for t in timers if not t[2].cancelled()]
+            heapq.heapify(timers)
+            self._cancelled = 0
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
+        if timers:
+            if timers[0][0] > self._now:
+                self._now = timers[0][0]
+                self._turns = 0
+        elif not self._stopping:  # type: ignore[attr-defined]
+            raise Deadlock(f"at {self._now:.6f}: nothing is ready and no timer is set")
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Runs the simulation's own coroutine to its end; raises the first error nobody caught, of any process."""
@@ -219,6 +221,14 @@ class Process:
 
     def _prune(self) -> None:
         self.tasks = [task for task in self.tasks if not task.done() or task._log_traceback]  # type: ignore[attr-defined]
+
+    def stepped(self) -> None:
+        """Lets whoever watches look at it after a step. What they raise ends the run."""
+        if self.alive and self.on_step is not None:
+            try:
+                self.on_step()
+            except Exception as error:  # noqa: BLE001
+                self.loop.errors.append(error)
 
     def unretrieved(self) -> list[BaseException]:
         """Errors in which tasks ended and which nothing in the process ever looked at."""

@@ -1,7 +1,8 @@
 """State machines for the simulation: a small log of values, and the wrapper that takes a digest of every state.
 
-`ValueLog` is the least machine that has what a partition has: offsets given by the leader, payloads stored beside the entry,
-and trimming. `Watched` stands between a group and any machine and reports a digest of its rows at each applied index.
+`ValueLog` is the least machine that has what a partition has: offsets given by the leader, payloads stored beside the
+entry, and trimming. `Watched` stands between a group and any machine and reports a digest of its rows at each applied
+index.
 """
 
 import hashlib
@@ -113,9 +114,9 @@ class ValueLog:
 
 
 class Watched:
-    """Any machine, with an order-free digest of its rows after each run of entries, told to `report(index, digest)`.
+    """Any machine, with an order-free digest of its rows after each run of entries: `report(index, digest)`.
 
-    With `single`, entries are applied one at a time, so that there is a digest at every index to compare others with."""
+    With `single`, entries are applied one at a time, so that there is a digest at every index to compare with."""
 
     def __init__(self, inner: Machine, single: bool, report: Callable[[int, int], None]) -> None:
         self.inner = inner

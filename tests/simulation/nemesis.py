@@ -32,6 +32,7 @@ class Nemesis:
             (2, self.slow_disk),
             (1, self.stuck_disk),
             (1, self.full_disk),
+            (1, self.failing_disk),
             (2, self.transfer),
             (1, self.clock_jump),
             (2, self.change_members),
@@ -54,16 +55,13 @@ class Nemesis:
 
     # --- helpers --------------------------------------------------------------------------------------
 
-    def _later(self, seconds: float, action: Callable[..., object], *args: object) -> None:
-        self.cluster.loop.call_later(seconds, action, *args)
-
     def _some(self, up: bool = True) -> SimNode | None:
         nodes = [node for node in self.cluster.nodes.values() if node.up == up]
         return self.random.choice(nodes) if nodes else None
 
     def _crash(self, node: SimNode, keep: int | None = None) -> None:
         self.cluster.crash(node, keep)
-        self._later(self.random.uniform(0.02, 2.5), self.cluster.start, node)
+        self.cluster.later(self.random.uniform(0.02, 2.5), self.cluster.start, node)
 
     # --- nodes ----------------------------------------------------------------------------------------
 
@@ -107,7 +105,7 @@ class Nemesis:
     # --- network --------------------------------------------------------------------------------------
 
     def _heal_later(self) -> None:
-        self._later(self.random.choice((0.2, 1.0, 3.0, 6.0)), self.cluster.network.heal)
+        self.cluster.later(self.random.choice((0.2, 1.0, 3.0, 6.0)), self.cluster.network.heal)
 
     async def isolate(self) -> None:
         node = self._some()
@@ -143,20 +141,26 @@ class Nemesis:
         node = self._some()
         if node is not None:
             node.platter.pace = Pace(0.01, self.random.choice((0.05, 0.5)), 0.1, 1.0)
-            self._later(self.random.uniform(0.5, 4), setattr, node.platter, "pace", Pace())
+            self.cluster.later(self.random.uniform(0.5, 4), setattr, node.platter, "pace", Pace())
 
     async def stuck_disk(self) -> None:
         node = self._some()
         if node is not None:
             node.platter.stuck = True
-            self._later(self.random.uniform(0.2, 4), setattr, node.platter, "stuck", False)
+            self.cluster.later(self.random.uniform(0.2, 4), setattr, node.platter, "stuck", False)
 
     async def full_disk(self) -> None:
         node = self._some()
         if node is not None:
             free = node.platter.capacity
             node.platter.capacity = node.platter.current.size + self.random.randint(0, 2000)
-            self._later(self.random.uniform(0.5, 4), setattr, node.platter, "capacity", free)
+            self.cluster.later(self.random.uniform(0.5, 4), setattr, node.platter, "capacity", free)
+
+    async def failing_disk(self) -> None:
+        """Its next sync fails: the node can promise nothing any more and stops."""
+        node = self._some()
+        if node is not None:
+            node.platter.failing = True
 
     async def wipe(self) -> None:
         self.cluster.wipe_some(self.random)

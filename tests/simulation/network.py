@@ -1,10 +1,11 @@
 """A simulated network: connections that are first in, first out, and everything that happens to them.
 
 `SimTransport` implements `consensus.transport.Transport` for one life of one node. Every frame goes through
-`consensus.messages` both ways, so what is exercised is what the wire would carry. A connection delivers in order and whole;
-it can be slow, stalled, cut in one direction or both (what is sent meanwhile waits, as TCP retransmits, and comes late if the
-connection outlives the cut), or broken: then what was under way is lost and each end learns of it at its own time.
-A second connection between two nodes takes over from the first, whose last frames may arrive after the newer ones, or twice.
+`consensus.messages` both ways, so what is exercised is what the wire would carry. A connection delivers in order and
+whole; it can be slow, stalled, cut in one direction or both (what is sent meanwhile waits, as TCP retransmits, and
+comes late if the connection outlives the cut), or broken: then what was under way is lost and each end learns of it
+at its own time. A second connection between two nodes takes over from the first, whose last frames may arrive after
+the newer ones, or twice.
 """
 
 import asyncio

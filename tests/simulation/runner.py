@@ -45,9 +45,9 @@ async def client(cluster: Cluster, random: Random, until: float) -> None:
         else:
             timeout = random.choice((0.2, 1.0, 3.0))
             proposed = [cluster.propose(node, number, timeout) for _ in range(random.choice((1, 1, 1, 4, 12)))]
-            for operation, future in proposed:
-                if future is not None:
-                    await cluster.finish(node, operation, future, timeout)
+            for pending in proposed:
+                if pending is not None:
+                    await cluster.finish(pending)
 
 
 async def random_script(cluster: Cluster) -> None:

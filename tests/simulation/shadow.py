@@ -1,7 +1,7 @@
 """What each disk must hold, kept apart from the code that writes it: an oracle for the store and for every promise.
 
-`Shadow` follows the typed `Write`s of one node, in their written and in their durable form, with nothing of the real key layout.
-So it tells what an acknowledgement may promise at this instant (C1), and, after a crash, what `LogStore.load` must find.
+`Shadow` follows the typed `Write`s of one node, as written and as durable, with nothing of the real key layout. So it
+tells what an acknowledgement may promise at this instant (C1), and, after a crash, what `LogStore.load` must find.
 """
 
 from collections import deque

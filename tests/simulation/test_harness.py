@@ -41,7 +41,7 @@ def test_nothing_left_to_do_is_a_deadlock():
 
 def test_a_clock_that_stands_still_is_a_livelock():
     async def main(loop: VirtualLoop) -> None:
-        while True:
+        while True:  # noqa: ASYNC110  the very mistake
             await asyncio.sleep(0)
 
     with pytest.raises(Livelock):
@@ -239,7 +239,7 @@ def test_a_second_connection_lets_old_messages_arrive_late_and_twice():
 
     for seed in range(20):
         heard = run_simulation(lambda loop, seed=seed: main(loop, seed))
-        assert set(heard) == set(range(30))
+        assert set(heard) >= set(range(16, 30)), "only what was under way on the old one may be lost"
         late += heard != sorted(heard)
         twice += len(heard) > 30
     assert late

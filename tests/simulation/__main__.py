@@ -1,0 +1,104 @@
+"""Runs many seeds and says which fail, and how to run one of them again.
+
+Exit status 0 only if all passed. A seed stands for the same run on every machine that has the same code, whatever its hash
+seed. With `--replay SEED --trace` one run is printed whole: every message delivered and every fault.
+"""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from .plants import PLANTS
+from .runner import Result, run_seed
+
+PROGRESS_SECONDS = 5.0
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def run_chunk(seeds: Sequence[int], voters: int) -> list[Result]:
+    """A few runs in one worker. Errors travel as text: not every exception survives pickling."""
+    results = [run_seed(seed, voters) for seed in seeds]
+    for result in results:
+        if result.error is not None:
+            result.error = RuntimeError(f"{type(result.error).__name__}: {result.error}")
+    return results
+
+
+def all_results(first: int, count: int, voters: int, jobs: int) -> Iterator[Result]:
+    seeds = range(first, first + count)
+    if jobs == 1:
+        for seed in seeds:
+            yield run_seed(seed, voters)
+        return
+    chunks = [seeds[at : at + 8] for at in range(0, len(seeds), 8)]
+    with ProcessPoolExecutor(jobs) as pool:
+        for results in pool.map(run_chunk, chunks, [voters] * len(chunks)):
+            yield from results
+
+
+def replay(seed: int, voters: int, trace: bool, plant: str | None) -> int:
+    if plant is None:
+        result = run_seed(seed, voters, keep_trace=trace)
+    else:
+        result = PLANTS[plant].run(seed, keep_trace=trace)
+    for line in result.trace or ():
+        say(line)
+    if result.error is not None:
+        say("".join(traceback.format_exception(result.error)))
+    say(f"seed {seed}, {voters} voters: {'failed' if result.error else 'passed'}, trace {result.digest}")
+    say(f"{result.seconds:.1f} simulated seconds: {counted(Counter(result.counts))}")
+    return 1 if result.error is not None else 0
+
+
+def counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
+
+
+def many(first: int, count: int, voters: int, jobs: int) -> int:
+    began = told = time.monotonic()
+    failed: list[int] = []
+    counts: Counter[str] = Counter()
+    simulated = 0.0
+    for done, result in enumerate(all_results(first, count, voters, jobs), 1):
+        simulated += result.seconds
+        counts.update(result.counts)
+        if result.error is not None:
+            failed.append(result.seed)
+            say(f"seed {result.seed} FAILED: {result.error}")
+            say(f"    again: python -m tests.simulation --nodes {voters} --replay {result.seed} --trace")
+        now = time.monotonic()
+        if now - told > PROGRESS_SECONDS:
+            told = now
+            say(f"{done} of {count} seeds, {len(failed)} failed, {done / (now - began):.1f} seeds/s")
+    took = time.monotonic() - began
+    say(f"seeds {first} to {first + count - 1}, {voters} voters, {simulated:.0f} simulated seconds: {counted(counts)}")
+    say(f"{count} seeds in {took:.1f} s, {count / took:.1f} seeds/s with {jobs} jobs: {len(failed)} failed {failed or ''}")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200, help="how many (200)")
+    parser.add_argument("--first", type=int, default=0, help="the first one (0)")
+    parser.add_argument("--nodes", type=int, default=3, help="voters: 1, 3 or 5 (3)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes (one per core)")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="run this seed alone")
+    parser.add_argument("--trace", action="store_true", help="with --replay: print every message and fault")
+    parser.add_argument("--plant", choices=sorted(PLANTS), help="with --replay: with this bug planted")
+    options = parser.parse_args()
+    if options.replay is not None:
+        return replay(options.replay, options.nodes, options.trace, options.plant)
+    return many(options.first, options.seeds, options.nodes, options.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
