@@ -106,9 +106,6 @@ class Connection(asyncio.BufferedProtocol):
         if self.closed:
             self._transport.abort()
             return
-        if self.dialled is None:
-            name = transport.get_extra_info("peername")
-            self.where = str(name[0]) if name else "?"
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         if self.dialled is not None:
             self._transport.write(self._handshake.begin())

@@ -353,7 +353,7 @@ class TcpTransport:
     async def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                accepted, _ = await self.loop.sock_accept(listener)
+                accepted, address = await self.loop.sock_accept(listener)
             except OSError as error:
                 self.warn("accept", "cannot accept connections from peers: %s", error)
                 await asyncio.sleep(self.options.back_off_max_s)
@@ -363,6 +363,7 @@ class TcpTransport:
                 self.warn("half-open", "%d connections wait to prove themselves: closing the oldest", len(half_open))
                 half_open[0].close()
             connection = Connection(self, None)
+            connection.where = str(address[0])
             self._connections[connection] = None
             connection.admission = self._spawn(self._admit(connection, accepted))
 

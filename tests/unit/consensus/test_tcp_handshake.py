@@ -127,7 +127,7 @@ def test_a_very_long_reason_is_cut_to_fit() -> None:
 
 @pytest.mark.parametrize("step", range(5))
 def test_no_changed_bit_gets_through(step: int) -> None:
-    """Each bit of each frame, flipped on the way: never do both ends end up believing, nor either in another identity."""
+    """Each bit of each frame, flipped on the way: never do both ends believe, nor either in another identity."""
     original = exchange(*ends())[step]
     for bit in range(len(original[4:]) * 8):
         dialler, acceptor = ends()
@@ -201,8 +201,15 @@ def test_another_version_is_named_at_both_ends() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"uuid": "x" * 65}, {"address": "h" * 300}, {"cluster": "c" * 65}, {"nonce": "n" * 65}, {"boot": -1}, {"node": -1}]
-    + [{"node": 1 << 40}],
+    [
+        {"uuid": "x" * 65},
+        {"address": "h" * 300},
+        {"cluster": "c" * 65},
+        {"nonce": "n" * 65},
+        {"boot": -1},
+        {"node": -1},
+        {"node": 1 << 40},
+    ],
     ids=str,
 )
 def test_identities_are_bounded(change: dict[str, str | int]) -> None:
