@@ -164,10 +164,14 @@ _DEFINITIONS: tuple[ConfigDefinition, ...] = (
         _int("min.compaction.lag.ms", 0, 0, LONG_MAX, "How long a record stays uncompacted, in ms."),
         _NOT_COMPACTED + ".",
     ),
-    _ignored(
-        _int("min.insync.replicas", 1, 1, 5, "How many replicas must have a write before it is acknowledged."),
-        "a majority of the replicas always has it on disk first, no fewer and no more are waited for, whatever this "
-        "says and whatever acks a producer asks for.",
+    _int(
+        "min.insync.replicas",
+        1,
+        1,
+        5,
+        "How many replicas must be in sync for a write to be taken. A majority of the replicas always has a write on "
+        "disk before it is acknowledged, whatever this says and whatever acks a producer asks for; a value above the "
+        "majority also refuses writes while fewer replicas than that have caught up.",
     ),
     _ignored(
         ConfigDefinition(
