@@ -10,8 +10,9 @@ retention) are tasks that `stop` ends.
 
 import asyncio
 import hashlib
+import logging
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from consensus.group import Group
 from consensus.host import Host
@@ -47,6 +48,10 @@ from raftbroker.broker.waiting import EndWaiters
 from raftbroker.state.control import ControlMachine
 from raftbroker.state.murmur2 import partition_for_key
 from raftbroker.storage.records import RecordReader
+
+log = logging.getLogger(__name__)
+
+AFTER_FAULT_SECONDS = 1.0
 
 
 class Broker:
@@ -122,23 +127,13 @@ class Broker:
         host.on_applied(self._applied)
         host.on_role(self._role_changed)
         self._replicas.open_missing()
+        loop = asyncio.get_running_loop()
         for name, work in (
-            ("registration", self._reconciler.keep_registered()),
-            ("reconciliation", self._reconciler.run()),
-            ("retention", self._retention.run()),
+            ("registration", self._reconciler.keep_registered),
+            ("reconciliation", self._reconciler.run),
+            ("retention", self._retention.run),
         ):
-            self._begin(name, work)
-
-    def _begin(self, name: str, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        task.add_done_callback(self._ended)
-        self._tasks.append(task)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        """Background work ends only with the broker: a fault in it stops the node, rather than being left undone."""
-        if not task.cancelled():
-            error = task.exception()
-            self._context.host.fatal(error or RuntimeError(f"the background task {task.get_name()} has ended"))
+            self._tasks.append(loop.create_task(_keep_running(name, work), name=name))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -296,3 +291,13 @@ class Broker:
     def local_groups(self) -> list[GroupView]:
         """This node's own replicas only; asks nobody."""
         return self._health.local_groups()
+
+
+async def _keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """A fault in background work is told, and the work goes on: it derives everything anew from the state."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("background work (%s) failed; it starts anew", name)
+        await asyncio.sleep(AFTER_FAULT_SECONDS)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from consensus.errors import Damaged, NotLeader
 from consensus.group import Group
 from raftbroker.broker.context import Context
-from raftbroker.broker.errors import InvalidRequest, OffsetOutOfRange, Unavailable
+from raftbroker.broker.errors import InvalidRequest, OffsetOutOfRange
 from raftbroker.broker.routing import Mode, Router
 from raftbroker.broker.topics import Topics
 from raftbroker.broker.views import Fetched, OffsetsView, TimestampOffset
@@ -273,7 +273,7 @@ class Fetcher:
                 batches = self._read(request.partition, offset, end, SCAN_BYTES)
             except Damaged as error:
                 group.damage(error)
-                raise Unavailable(f"this replica is damaged, another will take over: {error}. Try again") from error
+                raise NotLeader(group.id, None, "its replica here is damaged") from error
             for batch in batches:
                 header = parse_header(batch)
                 offset = header.base_offset + header.count

@@ -12,11 +12,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from consensus.errors import ConsensusError
+from consensus.errors import ConsensusError, Damaged, NotLeader
 from raftbroker.broker.clocks import Clocks
 from raftbroker.broker.context import CONTROL, Context
 from raftbroker.broker.controller import Controller
-from raftbroker.broker.errors import BrokerError, InvalidRequest, OffsetOutOfRange, Unavailable
+from raftbroker.broker.errors import BrokerError, InvalidRequest, OffsetOutOfRange
 from raftbroker.broker.produce import GroupWriter, Producer
 from raftbroker.broker.routing import Mode, Router
 from raftbroker.broker.topics import Topics
@@ -150,7 +150,11 @@ class Retention:
             )
         if before <= state.start:
             return state.start
-        first = self._first_base(request.partition, before, state)
+        try:
+            first = self._first_base(request.partition, before, state)
+        except Damaged as error:
+            writer.group.damage(error)
+            raise NotLeader(request.group, None, "its replica here is damaged") from error
         trim = Trim(writer.time_ms(), (TrimItem(request.partition, before, first),))
         await writer.propose(trim, request.timeout)
         return writer.machine.partition(request.partition).start
@@ -161,7 +165,7 @@ class Retention:
             return state.end
         base = self._context.records.floor(partition, before)
         if base is None:
-            raise Unavailable(f"partition id {partition} has no batch at offset {before} on this node: try again")
+            raise Damaged(f"partition id {partition} has no batch at offset {before}, below its end {state.end}")
         return base
 
 
