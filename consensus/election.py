@@ -13,8 +13,10 @@ is what it lacks:
 - Fast failover: a broken connection to the leader ends the wait for it. If it lives, the others refuse.
 
 Assumes: `persist` makes the hard states it is handed durable in order, and what `send` is handed after a `persist`
-leaves only once that is durable (C1). `heard_leader` comes before any entry of that leader is taken. Nothing is called
-from within `send`, `persist` or `on_role` but `set_voters` and what only reads. Time is the clock's alone.
+leaves only once that is durable (C1). A single voter has won in the very call that hands its new term to `persist`: it
+must say nothing as a leader before that is durable. `heard_leader` comes before any entry of that leader is taken.
+Nothing is called from within `send`, `persist` or `on_role` but `set_voters` and what only reads. Time is the clock's
+alone.
 
 Promises: at most one leader per term; `on_role` is called, after the fact and after `LogShape.lead`, whenever role,
 term or leader have changed; a tick with nothing due costs one reading of the clock.
@@ -233,9 +235,10 @@ class Elector:
     def set_voters(self, voters: Collection[Member], *, being_removed: bool = False) -> None:
         """In force at once. Votes and answers under the old ones are void.
 
-        Only a voter campaigns, and one that is `being_removed`: it was a voter until a configuration that is in its
-        log but not known to be committed. It may be the only one with that entry, and none can win without its
-        vote; it does not count itself, and steps down once the entry is committed (dissertation, 4.2.2)."""
+        Only a voter campaigns, and one that is `being_removed`: no voter now, but a voter in a configuration of its
+        log at or above the last one known to be committed. It may be the only one with the entry that removes it,
+        and none can win without its vote; it does not count itself, and steps down once that entry is committed
+        (dissertation, 4.2.2)."""
         changed = frozenset(voters)
         if self._stopped:
             return
