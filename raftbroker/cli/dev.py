@@ -163,8 +163,8 @@ class NodeProcess:
 
     def __init__(self, plan: NodePlan, tell: Tell, *, restart: bool) -> None:
         self.plan = plan
-        self.refused = False
-        """It will not start until somebody does something about it."""
+        self.refusal: int | None = None
+        """The exit status with which it refused to start; it will not until somebody does something about it."""
         self._tell = tell
         self._restart = restart
         self._process: asyncio.subprocess.Process | None = None
@@ -179,8 +179,8 @@ class NodeProcess:
             if self._stopping.is_set():
                 return
             self._tell(f"node {self.plan.number} {describe_exit(status)}")
-            self.refused = status in (EXIT_CONFIG, EXIT_DAMAGED, EXIT_PORT)
-            if self.refused:
+            if status in (EXIT_CONFIG, EXIT_DAMAGED, EXIT_PORT):
+                self.refusal = status
                 self._tell(f"it will not be started again; its log says: {last_line(self.plan.log_file)}")
                 return
             if not self._restart:
@@ -280,12 +280,13 @@ class DevCluster:
     def __init__(self, plans: list[NodePlan], tell: Tell, *, restart: bool) -> None:
         self.nodes = [NodeProcess(plan, tell, restart=restart) for plan in plans]
         self._tell = tell
+        self._was_ready = False
 
     async def run(self, on_ready: Callable[[], None]) -> int:
         """Until SIGINT or SIGTERM, or until no node is left to run. Returns the exit status."""
         async with self._stopped_by_signal() as stopping:
             runners = [asyncio.create_task(node.keep_running()) for node in self.nodes]
-            ready = asyncio.create_task(self._until_ready(on_ready))
+            ready = asyncio.create_task(self._until_ready(on_ready, stopping))
             waiting = asyncio.create_task(stopping.wait())
             ended = asyncio.create_task(_all_of(runners))
             try:
@@ -295,17 +296,22 @@ class DevCluster:
                 waiting.cancel()
                 await asyncio.gather(*(node.stop() for node in self.nodes))
                 await ended
-            if not stopping.is_set():
-                self._tell("no node is left to run")
-                return 1
-        return 0
+        if not stopping.is_set():
+            self._tell("no node is left to run")
+            return 1
+        return 1 if self._cannot_start else 0
 
-    async def _until_ready(self, on_ready: Callable[[], None]) -> None:
+    @property
+    def _cannot_start(self) -> bool:
+        """A node's port is taken or its configuration is bad: not the store's fault, so the others are of no use."""
+        return not self._was_ready and any(node.refusal in (EXIT_CONFIG, EXIT_PORT) for node in self.nodes)
+
+    async def _until_ready(self, on_ready: Callable[[], None], stopping: asyncio.Event) -> None:
         waiting = list(self.nodes)
         started = told = time.monotonic()
-        while waiting:
+        while waiting and not self._cannot_start:
             answers = await asyncio.gather(*(is_ready(node.plan.http) for node in waiting))
-            waiting = [node for node, ready in zip(waiting, answers, strict=True) if not ready and not node.refused]
+            waiting = [node for node, ready in zip(waiting, answers, strict=True) if not ready and node.refusal is None]
             if waiting and time.monotonic() - told > 15:
                 told = time.monotonic()
                 names = ", ".join(str(node.plan.number) for node in waiting)
@@ -314,7 +320,10 @@ class DevCluster:
                     f" with: {last_line(waiting[0].plan.log_file)}"
                 )
             await asyncio.sleep(READY_POLL_SECONDS)
-        if not any(node.refused for node in self.nodes):
+        if self._cannot_start:
+            stopping.set()
+        elif any(node.refusal is None for node in self.nodes):
+            self._was_ready = True
             on_ready()
 
     @contextlib.asynccontextmanager

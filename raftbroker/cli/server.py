@@ -28,7 +28,7 @@ EXIT_DAMAGED = 3
 EXIT_PORT = 4
 STOP_SECONDS_MAX = 20.0
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("raftbroker.cli.server")  # not __name__, which is __main__ in a node's process
 
 
 class JsonFormatter(logging.Formatter):

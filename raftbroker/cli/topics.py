@@ -117,8 +117,13 @@ def list_topics(url: UrlOption = DEFAULT_URL, json: JsonOption = False) -> None:
 
 
 @app.command(epilog="Example:\n\n  raftbroker topic describe orders")
-def describe(topic: TopicArgument, url: UrlOption = DEFAULT_URL, json: JsonOption = False) -> None:
-    """Show a topic's partitions (leader, replicas, offsets) and configs."""
+def describe(
+    topic: TopicArgument,
+    all_configs: Annotated[bool, typer.Option("--all", help="Show configs that have their default as well.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    json: JsonOption = False,
+) -> None:
+    """Show a topic's partitions (leader, replicas, offsets) and the configs that were set for it."""
     api = make_api(url)
     summary = api.topic(topic)
     configs = api.topic_configs(topic)
@@ -146,8 +151,12 @@ def describe(topic: TopicArgument, url: UrlOption = DEFAULT_URL, json: JsonOptio
         ],
         right=["partition", "leader", "first offset", "next offset"],
     )
-    rows = [(config.name, config.value, "default" if config.is_default else "set") for config in configs]
-    show_table("", ["config", "value", ""], rows)
+    shown = [config for config in configs if all_configs or not config.is_default]
+    if shown:
+        rows = [(config.name, config.value, "default" if config.is_default else "set") for config in shown]
+        show_table("", ["config", "value", ""], rows)
+    if len(shown) < len(configs):
+        say(f"{counted(len(configs) - len(shown), 'config')} at the default; --all shows them")
 
 
 def _describe_partition(found: Partition, offsets: Offsets | None) -> PartitionDescription:
