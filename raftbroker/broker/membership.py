@@ -54,7 +54,7 @@ def _remove_damaged(now: Configuration, seen: Seen) -> Step | None:
             return Step(Action.REMOVE, member)
     for member in now.voters:
         others = sum(1 for voter in now.voters if voter != member and voter not in seen.damaged)
-        if member in seen.damaged and others >= len(now.voters) // 2:
+        if member in seen.damaged and others >= (len(now.voters) - 1) // 2 + 1:
             return Step(Action.REMOVE, member)
     return None
 

@@ -64,11 +64,13 @@ def place(
 
 
 def place_group(replication_factor: int, groups: Sequence[GroupLoad], nodes: Sequence[int], group: int) -> NewGroup:
-    """Nodes for one more group: its leader where fewest are preferred to lead, the rest where fewest replicas are."""
+    """Nodes for one more group: its leader where fewest of its kind, then fewest of all, are preferred to lead; the
+    rest where fewest replicas are."""
+    alike = Counter(g.nodes[0] for g in groups if g.nodes and g.replication_factor == replication_factor)
     leads = Counter(g.nodes[0] for g in groups if g.nodes)
     holds = Counter(node for g in groups for node in g.nodes)
     order = sorted(nodes)
-    first = min(order, key=lambda node: (leads[node], holds[node], node))
+    first = min(order, key=lambda node: (alike[node], leads[node], holds[node], node))
     start = order.index(first)
     turn = {node: (position - start) % len(order) for position, node in enumerate(order)}
     rest = sorted((node for node in order if node != first), key=lambda node: (holds[node], turn[node]))

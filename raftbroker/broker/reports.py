@@ -35,6 +35,8 @@ class Reports:
         self._heard = heard
         self._reports: dict[int, NodeReport] = {}
         self._taken = -1e9
+        self._version = -1
+        """Of the control state when the reports were asked for."""
         self._running: asyncio.Task[None] | None = None
 
     def own(self) -> NodeReport:
@@ -47,7 +49,8 @@ class Reports:
 
     async def collect(self, max_age: float = FRESH_SECONDS) -> dict[int, NodeReport]:
         """The report of each node that answers in time; this node's own is always there."""
-        if asyncio.get_running_loop().time() - self._taken > max_age:
+        age = asyncio.get_running_loop().time() - self._taken
+        if age > max_age or self._version != self._context.control.version:
             if self._running is None:
                 self._running = asyncio.get_running_loop().create_task(self._gather(), name="reports")
                 self._running.add_done_callback(self._gathered)
@@ -67,12 +70,12 @@ class Reports:
         self._running = None
 
     async def _gather(self) -> None:
-        started = asyncio.get_running_loop().time()
+        started, version = asyncio.get_running_loop().time(), self._context.control.version
         others = [node.id for node in self._context.control.nodes() if node.id != self._context.me]
         answers = await asyncio.gather(*(self._ask(node) for node in others))
         reports = {answer.node: answer for answer in answers if answer is not None}
         reports[self._context.me] = self.own()
-        self._reports, self._taken = reports, started
+        self._reports, self._taken, self._version = reports, started, version
         for report in reports.values():
             for group in report.groups:
                 if group.leading:
@@ -116,9 +119,13 @@ class Reports:
 
     def _reports_of(self, group: int) -> Iterable[GroupReport]:
         for node in self._reports.values():
-            for report in node.groups:
-                if report.group == group:
-                    yield report
+            if node.node != self._context.me:
+                for report in node.groups:
+                    if report.group == group:
+                        yield report
+        replica = self._context.host.groups.get(group)
+        if replica is not None:
+            yield _report(self._context.host.me, replica)
 
 
 def _report(me: Member, group: Group) -> GroupReport:
