@@ -5,8 +5,8 @@ may go. A batch must start at its partition's end: the leader gives offsets agai
 (`leader.PartitionLeader`), so anything else means that replicas have parted, and stops the node.
 
 What is bounded, and how:
-- producers: the newest 10,000 per partition and 50,000 per group; a forgotten one may go on with any sequence.
-- idempotency keys: the newest 10,000 per partition and 50,000 per group; a forgotten key is a new one.
+- producers: the newest 10,000 per partition and 20,000 per group; a forgotten one may go on with any sequence.
+- idempotency keys: the newest 10,000 per partition and 20,000 per group; a forgotten key is a new one.
 - segments: one is closed at 1 MiB or at 1/1024 of its partition, whichever is more, and after one minute or 1/64 of the
   age of the partition's oldest record, whichever is more; so a partition has some thousands of them at most, and
   retention is about that exact.
@@ -58,9 +58,9 @@ class Limits(msgspec.Struct, frozen=True):
     """Bounds of one group's state; the same on every replica, or their states part."""
 
     producers_per_partition: int = 10_000
-    producers_per_group: int = 50_000
+    producers_per_group: int = 20_000
     keys_per_partition: int = 10_000
-    keys_per_group: int = 50_000
+    keys_per_group: int = 20_000
     dropped_per_group: int = 10_000
 
 

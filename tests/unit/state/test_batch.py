@@ -1,6 +1,8 @@
 """Record batches against kafka-python's bytes, against themselves, and against hostile bytes."""
 
+import gzip
 import struct
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -190,6 +192,30 @@ def test_the_bound_is_exact() -> None:
         assert len(decode_batch(packed, bytes_max=size)) == 1
         with pytest.raises(BadBatch):
             decode_batch(packed, bytes_max=size - 1)
+
+
+def test_a_bomb_is_stopped_before_it_goes_off() -> None:
+    bomb = gzip.compress(bytes(64 << 20), 6)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadBatch, match="holds more than"):
+            decode_batch(with_body(ONE, Codec.GZIP, bomb), bytes_max=1 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_size_that_snappy_only_claims_is_not_believed() -> None:
+    for body in (b"\xff\xff\xff\xff\x0f\0", b"\x82SNAPPY\0" + bytes(11) + b"\x06\xff\xff\xff\xff\x0f\0"):
+        with pytest.raises(BadBatch, match="holds more than"):
+            decode_batch(with_body(ONE, Codec.SNAPPY, body))
+
+
+def test_xerial_blocks_that_are_cut_off() -> None:
+    whole = compress(encode_batch([RecordDraft(None, b"v" * 90_000)], base_timestamp=T), Codec.SNAPPY)[HEADER_BYTES:]
+    for cut in (9, 17, 19, 20, len(whole) - 1):
+        with pytest.raises(BadBatch):
+            decode_batch(with_body(ONE, Codec.SNAPPY, whole[:cut]))
 
 
 def test_gzip_members_in_a_row_are_one_stream() -> None:

@@ -258,6 +258,14 @@ def test_nothing_is_held_once_applied(lead: Leader) -> None:
     assert vars(lead.decisions)["_partitions"] == {}
 
 
+def test_what_has_landed_is_let_go_while_more_is_in_flight(lead: Leader) -> None:
+    for n in range(50):
+        lead.offer(batch(1, n, 0, 0), Idempotency(n.to_bytes(16, "big"), n))
+        lead.apply(n - lead.applied)
+    flying = vars(lead.decisions)["_partitions"][1]
+    assert (len(flying.batches), len(flying.keys), len(flying.producers)) == (1, 1, 1)
+
+
 # --- any schedule ---------------------------------------------------------------------------------------
 
 actions = st.lists(
