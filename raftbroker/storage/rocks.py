@@ -55,7 +55,7 @@ class RocksOptions(msgspec.Struct, frozen=True):
     """Of all column families together."""
     cache_bytes: int = 16 * _MIB
     wal_bytes_max: int = 64 * _MIB
-    blobs: bool = False
+    blobs: bool = True
     blob_bytes_min: int = 4096
 
 

@@ -1,4 +1,8 @@
-"""Entries and writes for tests."""
+"""Entries, writes and frames for tests."""
+
+import struct
+
+import google_crc32c
 
 from consensus.model import Configuration, Entry, EntryKind, LogBase, Member, Payload
 from consensus.store import Write
@@ -21,3 +25,10 @@ def entries(first: int, last: int, term: int = 1, partition: int = 7, size: int 
 
 def create(group: int = 1, base: LogBase = BASE) -> Write:
     return Write(group, create=base)
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    """A fragment of RocksDB's log format, written down independently of the code that reads it."""
+    crc = google_crc32c.value(bytes([kind]) + body)
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return struct.pack("<IHB", masked, len(body), kind) + body
