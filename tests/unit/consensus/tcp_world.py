@@ -6,7 +6,6 @@ import random
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 
 import uvloop
 
@@ -141,9 +140,11 @@ async def running(*nodes: Node, introduce: bool = True) -> AsyncIterator[None]:
         yield
     finally:
         for node in nodes:
+            tasks = list(node.transport._tasks)
             await node.transport.stop()
-        left = [task for task in asyncio.all_tasks() if "TcpTransport." in str(task.get_coro())]
-        assert not left, left
+            assert all(task.done() for task in tasks), tasks
+            assert not node.transport._tasks
+            assert not node.transport._connections
 
 
 async def meet(*nodes: Node) -> None:
@@ -243,6 +244,9 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def alter(self, data: bytes) -> bytes:
+        return data
+
     def cut(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
@@ -269,10 +273,6 @@ class Proxy:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 if not self.silent:
-                    writer.write(data)
+                    writer.write(self.alter(data))
                     await writer.drain()
         writer.transport.abort()
-
-
-def openssl_available() -> bool:
-    return any((Path(folder) / "openssl").exists() for folder in ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"))

@@ -14,8 +14,9 @@ import sys
 import msgspec
 import pytest
 
-from consensus.messages import Heartbeat, Request
+from consensus.messages import Heartbeat, Message, Request, encode_messages
 from consensus.tcp import TcpTransport, split_address
+from consensus.transport import Peer
 from tests.unit.consensus.tcp_world import (
     FAST,
     LOOPS,
@@ -24,6 +25,7 @@ from tests.unit.consensus.tcp_world import (
     Proxy,
     RawPeer,
     beat,
+    frame_of,
     free_port,
     large,
     meet,
@@ -215,6 +217,30 @@ def test_a_flood_from_one_peer_leaves_turns_to_the_others(loop: str) -> None:
     run(loop, work())
 
 
+def test_a_connection_that_keeps_its_buffer_full_yields(loop: str) -> None:
+    async def work() -> None:
+        one = Node(1, options=msgspec.structs.replace(FAST, turn_bytes_max=128 << 10))
+        async with running(one):
+            peer = await RawPeer(stranger()).join(one.port)
+            await until(lambda: one.transport.connected(9))
+            turns: list[int] = []
+            running_loop = asyncio.get_running_loop()
+
+            def count(_: Peer, messages: list[Message]) -> None:
+                if not turns or turns[-1] < 0:
+                    turns.append(0)
+                    running_loop.call_soon(turns.append, -1)
+                turns[-1] += len(messages)
+
+            one.inbox.peer_messages = count  # type: ignore[method-assign]
+            peer.writer.write(frame_of(encode_messages([large(1000)])) * 8000)
+            await until(lambda: sum(turn for turn in turns if turn > 0) == 8000)
+            assert max(turns) * 1000 <= (128 + 64) << 10
+            await peer.close()
+
+    run(loop, work())
+
+
 def test_an_idle_connection_gives_its_large_buffer_back(loop: str) -> None:
     async def work() -> None:
         one, two = Node(1), Node(2)
@@ -317,6 +343,22 @@ def test_the_death_of_a_killed_process_is_told_at_once(loop: str) -> None:
         finally:
             process.kill()
             process.wait()
+
+    run(loop, work())
+
+
+def test_the_end_is_told_though_bytes_still_wait_for_the_peer(loop: str) -> None:
+    async def work() -> None:
+        one = Node(1)
+        async with running(one):
+            peer = await RawPeer(stranger()).join(one.port)
+            await until(lambda: one.transport.connected(9))
+            assert one.transport.send(9, large(30 << 20))
+            await asyncio.sleep(0.05)
+            peer.writer.write_eof()
+            await until(lambda: one.kinds == ["up", "down"], timeout=0.3)
+            await peer.closed()
+            await peer.close()
 
     run(loop, work())
 
@@ -502,6 +544,19 @@ def test_seeking_finds_out_ids_and_ends_at_the_node_itself(loop: str) -> None:
                 two.transport.seek([])
                 await asyncio.sleep(0.2)
                 assert two.kinds == ["up", "down", "up"], "what seeking found stays"
+
+    run(loop, work())
+
+
+def test_one_node_sought_under_two_names_is_connected_once(loop: str) -> None:
+    async def work() -> None:
+        for seeker in (Node(1), Node(12)):
+            sought = Node(5)
+            seeker.transport.seek([sought.address, f"localhost:{sought.port}"])
+            async with running(seeker, sought, introduce=False):
+                await meet(seeker, sought)
+                await asyncio.sleep(0.2)
+                assert seeker.kinds == sought.kinds == ["up"]
 
     run(loop, work())
 

@@ -98,6 +98,11 @@ def test_refusals_are_told_with_their_reason_and_proven() -> None:
     with pytest.raises(RefusedThere) as there:
         dialler.receive(here.value.reply[4:])
     assert (there.value.peer, there.value.reason) == (HIGH, "you were wiped")
+    reworded = here.value.reply[4:].replace(b"you were wiped", b"you are welcome"[:14])
+    dialler, acceptor = ends(reasons=(None, "you were wiped"))
+    dialler.receive(acceptor.receive(dialler.begin()[4:])[4:])
+    with pytest.raises(WrongSecret):
+        dialler.receive(reworded)
     forged = msgspec.msgpack.encode(["verdict", "go away", b"x" * 32])
     dialler, acceptor = ends()
     dialler.receive(acceptor.receive(dialler.begin()[4:])[4:])
