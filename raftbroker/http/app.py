@@ -1,7 +1,7 @@
-"""The application: the table of routes, the one middleware around every handler, and the runner's settings.
+"""The application: the table of routes, what is around every handler, and the runner's settings.
 
-The middleware gives each request its id and its line in the metrics; it turns every error into an answer by the table
-in `problems`, and logs what nobody foresaw, once, with its cause.
+Each request gets its id, its place within the bounds and its line in the metrics; every error becomes an answer by the
+table in `problems`, and what nobody foresaw is logged, once, with its cause.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from raftbroker.http.problems import (
     problem_of,
     problem_response,
 )
-from raftbroker.http.route import Route, Work
+from raftbroker.http.route import Handler, Route, Work
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ FRONT: web.AppKey[Front] = web.AppKey("front", Front)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _LARGE_ANSWER_BYTES = 64 * 1024
-_UNROUTED = "(none)"
+_ANYTHING = "/{anything}"
+"""How aiohttp names the resource that takes what no other does."""
 _CLIENT_LEFT = 499
 """Not sent to anyone: how requests count whose client left before the answer."""
 
@@ -74,12 +75,17 @@ def make_app(broker: Broker, options: HttpOptions) -> web.Application:
         streams=options.streams_max,
     )
     front = Front(broker, options, limits, HttpMetrics(), openapi=document(ROUTES, options.version))
-    app = web.Application(middlewares=[_around], client_max_size=options.body_bytes_max)
+    app = web.Application(client_max_size=options.body_bytes_max)
     app[FRONT] = front
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _served(front, route))
+        handler = _served(front, route.path, route.work, route.handler)
+        app.router.add_route(route.method, route.path, handler, expect_handler=_expect)
+        if route.method == "GET" and route.work is not Work.POLL:
+            app.router.add_route("HEAD", route.path, handler, expect_handler=_expect)
     for path in _NOT_YET:
-        app.router.add_route("*", path + "{rest:(/.*)?}", _not_yet)
+        handler = _served(front, path, Work.REQUEST, _not_yet)
+        app.router.add_route("*", path + "{rest:(/.*)?}", handler, expect_handler=_expect)
+    app.router.add_route("*", "/{anything:.*}", _served(front, "", Work.PROBE, _unrouted), expect_handler=_expect)
     app.on_shutdown.append(_begin_to_stop)
     return app
 
@@ -105,53 +111,95 @@ async def _begin_to_stop(app: web.Application) -> None:
     app[FRONT].stopping.set()
 
 
-async def _not_yet(request: web.Request) -> web.StreamResponse:
+async def _not_yet(call: Call) -> web.StreamResponse:
     raise Problem(NOT_IMPLEMENTED, "This version does not have this part of the interface yet; see /openapi.json.")
 
 
-def _served(front: Front, route: Route) -> _Handler:
-    """The route's handler with its place within the bounds, its metrics, and an end to the bytes it held."""
+def _served(front: Front, path: str, work: Work, handler: Handler) -> _Handler:
+    """A route's handler with all that is around it: see the module's text."""
     limits, metrics = front.limits, front.metrics
     places: dict[Work, Limit | None] = {
         Work.REQUEST: limits.requests,
         Work.POLL: limits.long_polls,
         Work.PROBE: None,
     }
-    place = places[route.work]
+    place = places[work]
 
-    async def serve(request: web.Request) -> web.StreamResponse:
+    async def held(call: Call) -> web.StreamResponse:
         if place is not None:
             place.take()
-        call = Call(front, request, request["id"])
-        request["route"] = route.path
         try:
-            response = await route.handler(call)
-            await _send_large(front, request, response)
+            response = await handler(call)
+            return await _send_large(front, call.request, response)
         finally:
             call.close()
             if place is not None:
                 place.give()
-        if isinstance(response, web.Response) and isinstance(response.body, bytes):
-            metrics.response_bytes += len(response.body)
-        return response
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        call = Call(front, request, _request_id(front, request))
+        status = _CLIENT_LEFT
+        try:
+            response = await held(call)
+            status = response.status
+            if isinstance(response, web.Response) and isinstance(response.body, bytes):
+                metrics.response_bytes += len(response.body)
+            return response
+        except (ConnectionError, ClientConnectionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - _problem logs what it does not know
+            problem = _problem(error, call)
+            status = problem.status
+            return problem_response(problem, call.request_id)
+        finally:
+            metrics.done(request.method if path else "(any)", path or "(none)", status, clock() - began)
 
     return serve
 
 
-async def _send_large(front: Front, request: web.Request, response: web.StreamResponse) -> None:
-    """Sends a large answer while its place is still held, and gives a client that does not read it up."""
+async def _unrouted(call: Call) -> web.StreamResponse:
+    """No route takes this request: its address is unknown, or not with this method."""
+    request = call.request
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        if resource.canonical != _ANYTHING:
+            allowed |= (await resource.resolve(request))[1]
+    if not allowed:
+        raise Problem(404, f"There is nothing at {request.path[:200]!r}; GET /openapi.json lists every address.")
+    shown = ", ".join(sorted(allowed))
+    raise Problem(405, f"{request.method[:20]} is not possible here; this address takes {shown}.", allow=shown)
+
+
+async def _send_large(front: Front, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Sends a large answer in pieces while its place is still held, and gives a client that does not read it up."""
     if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
-        return
-    if len(response.body) < _LARGE_ANSWER_BYTES:
-        return
+        return response
+    body = response.body
+    if len(body) < _LARGE_ANSWER_BYTES or request.method == "HEAD":
+        return response
+    sent = web.StreamResponse(status=response.status, headers=response.headers)
+    sent.content_length = len(body)
+    await sent.prepare(request)
+    whole = memoryview(body)
     try:
-        async with asyncio.timeout(front.options.send_timeout):
-            await response.prepare(request)
-            await response.write_eof()
+        for at in range(0, len(body), _LARGE_ANSWER_BYTES):
+            async with asyncio.timeout(front.options.send_timeout):
+                await sent.write(whole[at : at + _LARGE_ANSWER_BYTES])
     except TimeoutError:
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionAbortedError("the client does not read its answer") from None
+    await sent.write_eof()
+    front.metrics.response_bytes += len(body)
+    return sent
+
+
+async def _expect(request: web.Request) -> None:
+    """RFC 9110, section 10.1.1: 100-continue is answered before the body comes; other expectations are passed over."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _request_id(front: Front, request: web.Request) -> str:
@@ -161,31 +209,9 @@ def _request_id(front: Front, request: web.Request) -> str:
     return f"{front.options.random.getrandbits(64):016x}"
 
 
-@web.middleware
-async def _around(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    front = request.app[FRONT]
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    request_id = request["id"] = _request_id(front, request)
-    request["route"] = _UNROUTED
-    status = _CLIENT_LEFT
-    try:
-        response = await handler(request)
-        status = response.status
-        return response
-    except (ConnectionError, ClientConnectionError):
-        raise
-    except Exception as error:  # noqa: BLE001 - _problem logs what it does not know
-        problem = _problem(error, request, request_id)
-        status = problem.status
-        return problem_response(problem, request_id)
-    finally:
-        method = request.method if request["route"] != _UNROUTED else "(any)"
-        front.metrics.done(method, request["route"], status, clock() - began)
-
-
-def _problem(error: Exception, request: web.Request, request_id: str) -> Problem:
+def _problem(error: Exception, call: Call) -> Problem:
     """The answer to any error; logs those that are faults of ours."""
+    request, request_id = call.request, call.request_id
     if isinstance(error, Problem):
         return error
     if isinstance(error, BrokerError):
@@ -193,7 +219,7 @@ def _problem(error: Exception, request: web.Request, request_id: str) -> Problem
             log.error("request %s %s %s: %s", request_id, request.method, request.path, error)
         return problem_of(error)
     if isinstance(error, web.HTTPException):
-        return _problem_of_http(error, request)
+        return Problem(error.status, f"{error.reason}.")
     if isinstance(error, (HttpProcessingError, ClientPayloadError, web.RequestPayloadError)):
         return Problem(BAD_REQUEST, f"The body cannot be read as it is encoded: {_first_line(error)}.")
     log.error("request %s %s %s failed", request_id, request.method, request.path, exc_info=error)
@@ -202,13 +228,3 @@ def _problem(error: Exception, request: web.Request, request_id: str) -> Problem
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:200]
-
-
-def _problem_of_http(error: web.HTTPException, request: web.Request) -> Problem:
-    """aiohttp's own refusals (no such route, wrong method, ...) in our form."""
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return Problem(405, f"{request.method[:20]} is not possible here; this address takes {allowed}.", allow=allowed)
-    if error.status == 404:
-        return Problem(404, f"There is nothing at {request.path[:200]!r}; GET /openapi.json lists every address.")
-    return Problem(error.status, f"{error.reason}.")
