@@ -70,7 +70,8 @@ class Broker:
         self._context = context
         self.counters: Counters = context.counters
         self._router = Router(context)
-        self._reports = Reports(context, self._router.heard)
+        self._replicas = Replicas(context)
+        self._reports = Reports(context, self._router.heard, lambda: self._replicas.failed)
         self._controller = Controller(context, self._reports.live)
         self._topics = Topics(context, self._router, self._controller, self._reports)
         self._waiters = EndWaiters(options.fetches_waiting_max)
@@ -78,7 +79,6 @@ class Broker:
         self._fetcher = Fetcher(context, self._router, self._topics, self._waiters)
         self._clocks = Clocks(context)
         self._retention = Retention(context, self._router, self._topics, self._producer, self._controller, self._clocks)
-        self._replicas = Replicas(context)
         self._reconciler = Reconciler(context, self._router, self._controller, self._reports, self._replicas)
         self._health = Health(context, self._reports, self._replicas)
         self._tasks: list[asyncio.Task[None]] = []

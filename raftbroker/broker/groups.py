@@ -10,6 +10,7 @@ import logging
 
 from consensus.errors import Damaged
 from consensus.group import Group
+from consensus.machine import Machine
 from consensus.model import Configuration
 from raftbroker.broker.context import CONTROL, Context
 from raftbroker.state.control_commands import GroupState
@@ -44,32 +45,34 @@ class Replicas:
             if state.id not in self._context.host.groups and self._context.me in state.nodes:
                 self._open(state)
 
-    def reset(self, number: int) -> bool:
+    async def reset(self, number: int) -> bool:
         """Drops a damaged replica that its group has let go, and starts it anew, empty, as a learner. Whether it did.
 
         The control leader asks for it once the group's leader has taken this node out of the members."""
-        replica = self._context.host.groups.get(number)
+        host = self._context.host
+        replica = host.groups.get(number)
         state = self._context.control.group(number)
         if replica is None or replica.damaged is None or (state is None and number != CONTROL):
             return False
         log.warning("drops the damaged replica of group %d, to start anew as a learner", number)
-        self._context.host.remove_group(number)
-        if state is not None:
-            self._open(state, as_learner=True)
-        else:
-            self._context.host.open_group(CONTROL, self._context.control)
+        host.remove_group(number)
+        await host.write_node_rows({})  # returns once the removal, which goes with it, is on disk
+        if number not in host.groups:
+            self._make(number, self._context.control if state is None else PartitionMachine(), None, prefer=False)
         return True
 
-    def _open(self, state: GroupState, as_learner: bool = False) -> None:
-        host = self._context.host
-        founder = host.me in state.initial and not as_learner
-        configuration = Configuration(state.initial) if founder else None
-        prefer = configuration is not None and state.initial[0] == host.me
+    def _open(self, state: GroupState) -> None:
+        me = self._context.host.me
+        configuration = Configuration(state.initial) if me in state.initial else None
+        prefer = configuration is not None and state.initial[0] == me
+        self._make(state.id, PartitionMachine(), configuration, prefer)
+
+    def _make(self, number: int, machine: Machine, configuration: Configuration | None, prefer: bool) -> None:
         try:
-            host.open_group(state.id, PartitionMachine(), configuration, prefer)
+            self._context.host.open_group(number, machine, configuration, prefer)
         except Damaged as error:
-            if self._failed.get(state.id) != str(error):
-                log.error("the replica of group %d here cannot be opened: %s", state.id, error)
-            self._failed[state.id] = str(error)
+            if self._failed.get(number) != str(error):
+                log.error("the replica of group %d here cannot be opened: %s", number, error)
+            self._failed[number] = str(error)
         else:
-            self._failed.pop(state.id, None)
+            self._failed.pop(number, None)

@@ -99,7 +99,7 @@ class Health:
                 replicas.append(_seen_by_leader(own, voter, caught_up))
             else:
                 replicas.append(ReplicaView(member.node, member.uuid, "absent", voter, 0, 0, 0, 0, 0, caught_up, None))
-        replicas.extend(said.values())
+        replicas.extend(_seen_by_leader(own, voter=False, caught_up=None) for own in said.values())
         state = self._context.control.group(group)
         return GroupView(
             group=group,
@@ -161,6 +161,7 @@ class Health:
 
 
 def _seen_by_leader(own: ReplicaView, voter: bool, caught_up: bool | None) -> ReplicaView:
+    """A node's own word, but for what its leader knows better."""
     return ReplicaView(
         own.node,
         own.uuid,

@@ -107,7 +107,7 @@ class Reconciler:
 
     async def reset(self, request: GroupRequest) -> bool:
         await self._context.control_reached(request.control, request.timeout)
-        return self._replicas.reset(request.group)
+        return await self._replicas.reset(request.group)
 
     async def transfer_here(self, request: TransferRequest) -> int:
         group = self._context.leading(request.group)
@@ -135,7 +135,7 @@ class Reconciler:
 
     async def round(self) -> None:
         await self._form()
-        await self._reports.collect()
+        await self._reports.collect(0.0)
         await self._members_of(CONTROL, self._registered(), CONTROL_VOTERS_MAX, exact=False)
         for state in self._context.control.groups():
             await self._fill(state)

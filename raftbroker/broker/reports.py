@@ -4,7 +4,7 @@ A report is a node's own word, a moment old: good for descriptions, health and p
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -30,9 +30,13 @@ class Leadership(msgspec.Struct, frozen=True):
 
 
 class Reports:
-    def __init__(self, context: Context, heard: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, context: Context, heard: Callable[[int, int], None], failed: Callable[[], Mapping[int, str]]
+    ) -> None:
+        """`heard` is told who leads which group; `failed` are this node's replicas that could not be opened."""
         self._context = context
         self._heard = heard
+        self._failed = failed
         self._reports: dict[int, NodeReport] = {}
         self._taken = -1e9
         self._version = -1
@@ -41,7 +45,11 @@ class Reports:
 
     def own(self) -> NodeReport:
         context = self._context
-        groups = tuple(_report(context.host.me, group) for group in context.host.groups.values())
+        me = context.host.me
+        groups = (
+            *(_report(me, group) for group in context.host.groups.values()),
+            *(_absent(me, group, reason) for group, reason in self._failed().items()),
+        )
         return NodeReport(context.me, context.host.me.uuid, context.control_index, context.wall(), groups)
 
     async def serve(self, request: ReportRequest) -> NodeReport:
@@ -126,6 +134,14 @@ class Reports:
         replica = self._context.host.groups.get(group)
         if replica is not None:
             yield _report(self._context.host.me, replica)
+        elif group in self._failed():
+            yield _absent(self._context.host.me, group, self._failed()[group])
+
+
+def _absent(me: Member, group: int, damaged: str) -> GroupReport:
+    """Of a replica that could not be opened."""
+    replica = ReplicaView(me.node, me.uuid, "absent", False, 0, 0, 0, 0, 0, None, damaged)
+    return GroupReport(group, None, False, (), (), replica, ())
 
 
 def _report(me: Member, group: Group) -> GroupReport:

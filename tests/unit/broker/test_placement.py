@@ -39,7 +39,7 @@ class Cluster:
         return Counter(dict.fromkeys(self.nodes, 0)) + Counter(self.group(g).nodes[0] for g in groups)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(
     st.integers(1, 7),
     st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=1, max_size=12),

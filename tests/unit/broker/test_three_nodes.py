@@ -9,6 +9,8 @@ import pytest
 from raftbroker.broker import errors
 from raftbroker.broker.views import Idempotency
 from raftbroker.state.batch import decode_batch
+from raftbroker.storage import payload_key
+from raftbroker.storage.engine import Batch
 from tests.unit.broker.nodes import TestNode, batch_of, cluster, free_address, until
 
 
@@ -181,5 +183,67 @@ def test_one_node_grows_to_three(tmp_path: Path) -> None:
             finally:
                 for node in joined:
                     await node.stop()
+
+    asyncio.run(main())
+
+
+def test_a_damaged_replica_leaves_its_group(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path, 3) as nodes:
+            topic = await nodes[0].broker.create_topic("t", 1, 3)
+            place = topic.partitions[0]
+            for n in range(10):
+                await nodes[0].broker.produce("t", 0, batch_of(b"%d" % n))
+            hurt = next(node for node in nodes if node.id == place.leader)
+            damage(hurt, place.id, 5)
+            for node in nodes:
+                assert await read_all(node, "t", 0, 10) == [b"%d" % n for n in range(10)]
+
+            async def voters() -> set[int]:
+                groups = await nodes[0].broker.raft_status()
+                group = next(g for g in groups if g.group == place.group)
+                return {replica.node for replica in group.replicas if replica.voter}
+
+            async def left() -> bool:
+                return await voters() == {1, 2, 3} - {hurt.id}
+
+            await until(left, 10)
+            for node in nodes:
+                await node.broker.produce("t", 0, batch_of(b"more"))
+
+    asyncio.run(main())
+
+
+def damage(node: TestNode, partition: int, base_offset: int) -> None:
+    """A batch is gone from the disk."""
+    batch = Batch()
+    batch.delete("log", payload_key(partition, base_offset))
+    node.store._engine.write(batch)
+
+
+@pytest.mark.xfail(strict=True, reason="a replica that was removed cannot be made anew in the same directory yet")
+def test_a_damaged_replica_leaves_and_rejoins(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path, 3) as nodes:
+            topic = await nodes[0].broker.create_topic("t", 1, 3)
+            place = topic.partitions[0]
+            for n in range(10):
+                await nodes[0].broker.produce("t", 0, batch_of(b"%d" % n))
+            leader = next(node for node in nodes if node.id == place.leader)
+            damage(leader, place.id, 5)
+            for node in nodes:
+                assert await read_all(node, "t", 0, 10) == [b"%d" % n for n in range(10)]
+            replica = leader.broker._context.host.groups[place.group]
+            assert replica.damaged is not None
+
+            async def whole() -> bool:
+                status = await nodes[0].broker.raft_status()
+                return all(len(g.replicas) == 3 and all(r.voter and not r.damaged for r in g.replicas) for g in status)
+
+            await until(whole, 3)
+            anew = leader.broker._context.host.groups[place.group]
+            assert anew is not replica
+            assert leader.broker._context.host.me in anew.configuration.voters
+            assert await read_all(leader, "t", 0, 10) == [b"%d" % n for n in range(10)]
 
     asyncio.run(main())
