@@ -1,7 +1,7 @@
 """Runs many seeds and says which fail, and how to run one of them again.
 
-Exit status 0 only if all passed. A seed stands for the same run on every machine that has the same code, whatever its hash
-seed. With `--replay SEED --trace` one run is printed whole: every message delivered and every fault.
+Exit status 0 only if all passed. A seed stands for the same run on every machine that has the same code, whatever its
+hash seed. With `--replay SEED --trace` one run is printed whole: every message delivered and every fault.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from .plants import PLANTS
 from .runner import Result, run_seed
@@ -46,10 +47,8 @@ def all_results(first: int, count: int, voters: int, jobs: int) -> Iterator[Resu
 
 
 def replay(seed: int, voters: int, trace: bool, plant: str | None) -> int:
-    if plant is None:
-        result = run_seed(seed, voters, keep_trace=trace)
-    else:
-        result = PLANTS[plant].run(seed, keep_trace=trace)
+    planted = PLANTS[plant].run if plant is not None else partial(run_seed, voters=voters)
+    result = planted(seed, keep_trace=trace)
     for line in result.trace or ():
         say(line)
     if result.error is not None:
@@ -80,8 +79,9 @@ def many(first: int, count: int, voters: int, jobs: int) -> int:
             told = now
             say(f"{done} of {count} seeds, {len(failed)} failed, {done / (now - began):.1f} seeds/s")
     took = time.monotonic() - began
-    say(f"seeds {first} to {first + count - 1}, {voters} voters, {simulated:.0f} simulated seconds: {counted(counts)}")
-    say(f"{count} seeds in {took:.1f} s, {count / took:.1f} seeds/s with {jobs} jobs: {len(failed)} failed {failed or ''}")
+    say(f"{voters} voters, seeds {first} to {first + count - 1}, {simulated:.0f} simulated seconds: {counted(counts)}")
+    rate = f"{count} seeds in {took:.1f} s, {count / took:.1f} seeds/s with {jobs} jobs"
+    say(f"{rate}: {len(failed)} failed {failed or ''}")
     return 1 if failed else 0
 
 

@@ -59,7 +59,8 @@ class GroupTruth:
 class Checks:
     """One run's judge. `shadow_of` finds the disk of a member, wiped ones included."""
 
-    def __init__(self, shadow_of: Callable[[Member], Shadow | None]) -> None:
+    def __init__(self, shadow_of: Callable[[Member], Shadow | None], black_box: bool = False) -> None:
+        self.black_box = black_box
         self.groups: dict[int, GroupTruth] = {}
         self.promises: dict[tuple[Member, int], tuple[int, int]] = {}
         """(term, index) of the last acknowledgement that left each replica."""
@@ -85,6 +86,8 @@ class Checks:
         """A message leaves `sender`: it says only what is durable there now, and one node leads a term."""
         if isinstance(message, Append | Heartbeat | SnapshotOffer):
             self._leads(sender, message)
+        elif self.black_box:
+            return
         elif isinstance(message, AppendReply):
             self._acknowledges(sender, message)
         elif isinstance(message, Vote | RequestVote):
@@ -127,7 +130,8 @@ class Checks:
         truth = self.truth(group)
         known = truth.committed.get(index)
         if known is None:
-            self._durable_on_majority(node, group, index, term, configuration)
+            if not self.black_box:
+                self._durable_on_majority(node, group, index, term, configuration)
             truth.committed[index] = (term, crc)
         elif known != (term, crc):
             raise Violation(

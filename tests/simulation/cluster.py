@@ -44,6 +44,8 @@ class Plan:
     message_bytes_max: int = 1 << 20
     inflight_bytes_max: int = 16 << 20
     weather: Weather = field(default_factory=Weather)
+    black_box: bool = False
+    """Check only what clients and states show, no promises on the wire and no disks."""
 
     @classmethod
     def draw(cls, random: Random, voters: int) -> "Plan":
@@ -117,7 +119,7 @@ class Cluster:
         self.network = Network(loop, Random(f"{seed}/network"), plan.weather)
         self.network.observe = self._delivered
         self.shadows: dict[Member, Shadow] = {}
-        self.checks = Checks(self.shadows.get)
+        self.checks = Checks(self.shadows.get, plan.black_box)
         self.nodes: dict[int, SimNode] = {}
         self.trace: list[str] | None = [] if keep_trace else None
         self._hash = hashlib.blake2b(digest_size=16)

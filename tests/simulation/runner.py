@@ -95,7 +95,12 @@ def run(seed: int, plan: Plan, script: Script, *, keep_trace: bool = False) -> R
     return result
 
 
+def quiet() -> None:
+    """What nodes log in a simulated disaster is of no use; the trace tells more."""
+    logging.getLogger("consensus").setLevel(logging.CRITICAL + 1)
+
+
 def run_seed(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
     """The run that this seed stands for."""
-    logging.getLogger("consensus").setLevel(logging.CRITICAL + 1)
+    quiet()
     return run(seed, Plan.draw(Random(f"{seed}/plan"), voters), random_script, keep_trace=keep_trace)
