@@ -116,7 +116,8 @@ class Dev:
         self.directory = directory
         self.offset = offset
         self.output = directory.with_suffix(".out")
-        command = [sys.executable, "-c", "from raftbroker.cli import main; main()", "dev", "--nodes", "1"]
+        command = [sys.executable, "-c", "from raftbroker.cli import main; main()", "dev"]
+        command += [] if "--nodes" in arguments else ["--nodes", "1"]
         command += ["--data", str(directory), "--port-offset", str(offset), *arguments]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -173,8 +174,8 @@ def offset() -> int:
 def start(tmp_path: Path, offset: int) -> Iterator[Callable[..., Dev]]:
     started: list[Dev] = []
 
-    def begin(*arguments: str) -> Dev:
-        started.append(Dev(tmp_path / "dev", offset, *arguments))
+    def begin(*arguments: str, data: str = "dev") -> Dev:
+        started.append(Dev(tmp_path / data, offset, *arguments))
         return started[-1]
 
     yield begin
