@@ -228,8 +228,9 @@ class Elector:
         self._settle()
 
     def campaign_now(self) -> None:
-        """Asks for votes without waiting for the timer, unless there is a leader."""
-        if not self._stopped and self._engine.leader is None and self._campaigns:
+        """Asks for votes without waiting for the timer, unless there is a leader or votes are being counted."""
+        idle = self._engine.leader is None and self._engine.state == seams.FOLLOWER
+        if not self._stopped and idle and self._campaigns:
             self._ask()
 
     def set_voters(self, voters: Collection[Member], *, being_removed: bool = False) -> None:

@@ -85,6 +85,17 @@ def test_campaign_now_does_not_depose_a_leader() -> None:
     assert (world.leading(), world.elector(leader).term) == ([leader], term)
 
 
+def test_campaign_now_asks_again_but_lets_votes_be_counted() -> None:
+    world, replica = lone(3)
+    for _ in range(3):
+        replica.elector.campaign_now()
+        assert flush(world) == [PreVote(7, 1, 0, 0)] * 2
+    replica.elector.receive(FIRST, PreVoteReply(7, 0, 1, True))
+    assert flush(world) == [RequestVote(7, 1, 0, 0, False)] * 2
+    replica.elector.campaign_now()
+    assert flush(world) == []
+
+
 def test_a_single_voter_leads_alone_and_its_ticks_stay_cheap() -> None:
     world, replica = lone(1, log=(LogEntry(1),) * 50_000)
     world.run(2)
