@@ -34,7 +34,8 @@ class Manifest(msgspec.Struct):
     blobs: dict[int, int] = {}
     """Number -> bytes of values in each blob file ever added; some may be gone."""
     oldest_log_sequence: int = 0
-    """`last_sequence` of the edit that last moved `oldest_log`."""
+    """`last_sequence` of the edit that last moved `oldest_log` or put rows of older logs into a table: recovery
+    names the new log first, still with the old sequence number, and then writes its tables."""
 
     @property
     def oldest_log(self) -> int:
@@ -80,15 +81,16 @@ def read_manifest(path: Path, records: list[Record]) -> Manifest:
     for record in records:
         oldest = manifest.oldest_log
         try:
-            _take_edit(manifest, _Fields(record.body))
+            log_number = _take_edit(manifest, _Fields(record.body))
         except (IndexError, ValueError) as error:
             raise FileDamaged(path, f"the edit at byte {record.start} does not decode ({error})") from error
-        if manifest.oldest_log != oldest:
+        if manifest.oldest_log != oldest or log_number == manifest.oldest_log:
             manifest.oldest_log_sequence = manifest.last_sequence
     return manifest
 
 
-def _take_edit(manifest: Manifest, fields: _Fields) -> None:
+def _take_edit(manifest: Manifest, fields: _Fields) -> int | None:
+    """Returns the write-ahead log from which on the edit's column family still needs them, where it says so."""
     family = 0
     log_number: int | None = None
     while fields:
@@ -112,6 +114,7 @@ def _take_edit(manifest: Manifest, fields: _Fields) -> None:
             _take_file(manifest, tag, fields)
     if family in manifest.families:
         manifest.log_numbers[family] = log_number or manifest.log_numbers.get(family, 0)
+    return log_number
 
 
 def _take_file(manifest: Manifest, tag: int, fields: _Fields) -> None:
