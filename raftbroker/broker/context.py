@@ -3,10 +3,11 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
-from consensus.errors import NotLeader
+from consensus.errors import NotLeader, Refused, Unknown
 from consensus.group import Group
 from consensus.host import Host
 from raftbroker.broker.errors import Unavailable
@@ -23,7 +24,18 @@ CONTROL = 0
 FEATURE = 1
 """The highest cluster feature version this code supports."""
 
+CATCH_UP_SECONDS = 2.0
+"""How long a request that another node passes on waits for the control state its sender has seen."""
+
 _MIB = 1 << 20
+
+
+class HasControl(Protocol):
+    @property
+    def control(self) -> int: ...
+
+    @property
+    def timeout(self) -> float: ...
 
 
 class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +85,8 @@ class Context:
     random: random.Random
     calls: Calls
     counters: Counters = field(default_factory=Counters)
+    _configs: dict[str, tuple[dict[str, str], TopicConfig]] = field(default_factory=dict)
+    """Typed configs by topic id, made of the very map beside them."""
 
     @property
     def me(self) -> int:
@@ -103,9 +117,17 @@ class Context:
         return group.applied if group is not None else 0
 
     async def control_reached(self, index: int, timeout: float) -> None:
-        """Returns once the control state has reached `index`. Raises Unknown at the deadline."""
+        """Returns once the control state has reached `index`. Raises Refused after `timeout` seconds."""
         if self.control_index < index:
-            await self.control_group.wait_applied(index, timeout)
+            try:
+                await self.control_group.wait_applied(index, timeout)
+            except Unknown as error:
+                raise Refused(f"node {self.me} has not caught up with the cluster's state: {error}") from error
+
+    async def as_far_as(self, request: "HasControl") -> None:
+        """Waits a moment for what the asker has seen of the control state. Raises Refused: nothing was done."""
+        if self.control_index < request.control:
+            await self.control_reached(request.control, min(request.timeout, CATCH_UP_SECONDS))
 
     def machine(self, group: int) -> PartitionMachine | None:
         """The state of a data group that has a replica here."""
@@ -115,4 +137,11 @@ class Context:
 
     def config(self, topic: TopicState) -> TopicConfig:
         """What is in force for the topic: its own configs over this broker's defaults."""
-        return topic_config(topic.configs, self.options.topic_defaults)
+        known = self._configs.get(topic.topic_id)
+        if known is not None and known[0] is topic.configs:
+            return known[1]
+        if len(self._configs) > 2 * len(self.control.topics()):
+            self._configs.clear()
+        config = topic_config(topic.configs, self.options.topic_defaults)
+        self._configs[topic.topic_id] = (topic.configs, config)
+        return config

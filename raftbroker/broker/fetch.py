@@ -177,7 +177,7 @@ class Fetcher:
     async def fetch_here(self, request: FetchRequest) -> Fetched:
         """Waits for the offset on this node, which leads the partition's group."""
         loop = asyncio.get_running_loop()
-        await self._context.control_reached(request.control, request.timeout)
+        await self._context.as_far_as(request)
         until = loop.time() + min(request.wait, self._context.options.fetch_wait_max)
         fetched: Fetched | None = None
         while True:
@@ -222,7 +222,7 @@ class Fetcher:
         )
 
     async def offsets_here(self, request: OffsetsRequest) -> OffsetsView:
-        await self._context.control_reached(request.control, request.timeout)
+        await self._context.as_far_as(request)
         group, machine = self._led(request.group)
         await group.read_barrier(request.timeout)
         self._topics.check_partition(request.partition)
@@ -246,7 +246,7 @@ class Fetcher:
         )
 
     async def timestamp_here(self, request: TimestampRequest) -> TimestampOffset | None:
-        await self._context.control_reached(request.control, request.timeout)
+        await self._context.as_far_as(request)
         group, machine = self._led(request.group)
         await group.read_barrier(request.timeout)
         self._topics.check_partition(request.partition)

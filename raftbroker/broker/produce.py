@@ -258,7 +258,7 @@ class Producer:
 
     async def serve(self, request: ProduceRequest) -> Produced:
         """A batch that another node passes on; the bytes came over a network, so they are checked again."""
-        await self._context.control_reached(request.control, request.timeout)
+        await self._context.as_far_as(request)
         self._context.leading(request.group)
         state = self._topic_of(request.partition)
         return await self._append(request, self._checked(request.batch, state))

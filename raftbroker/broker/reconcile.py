@@ -106,7 +106,7 @@ class Reconciler:
         return await group.remove(request.member, request.timeout)
 
     async def reset(self, request: GroupRequest) -> bool:
-        await self._context.control_reached(request.control, request.timeout)
+        await self._context.as_far_as(request)
         return await self._replicas.reset(request.group)
 
     async def transfer_here(self, request: TransferRequest) -> int:

@@ -138,7 +138,7 @@ class Retention:
         )
 
     async def delete_records_here(self, request: DeleteRecordsRequest) -> int:
-        await self._context.control_reached(request.control, request.timeout)
+        await self._context.as_far_as(request)
         writer = self._producer.writer(request.group)
         self._topics.check_partition(request.partition)
         await writer.group.read_barrier(request.timeout)

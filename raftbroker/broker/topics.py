@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from consensus.errors import Refused, Unknown
+from consensus.errors import Refused
 from raftbroker.broker.context import CONTROL, Context
 from raftbroker.broker.controller import Controller
 from raftbroker.broker.errors import BrokerError, Unavailable, UnknownOutcome, UnknownPartition, UnknownTopic
@@ -55,7 +55,7 @@ class Topics:
         )
         try:
             await self._context.control_reached(index, deadline - _now())
-        except (Unknown, Refused) as error:
+        except Refused as error:
             raise Unavailable(
                 f"this node's copy of the cluster's state is behind: {error}. Ask another node"
             ) from error
@@ -241,7 +241,7 @@ class Topics:
     async def _visible(self, index: int, deadline: float, done: str) -> None:
         try:
             await self._context.control_reached(index, max(0.05, deadline - _now()))
-        except (Unknown, Refused) as error:
+        except Refused as error:
             raise UnknownOutcome(f"{done}, but this node has not seen it yet: {error}") from error
 
     async def _ready(self, groups: set[int], deadline: float) -> None:
@@ -265,7 +265,7 @@ class Topics:
 
     async def group_ready(self, request: GroupRequest) -> int:
         """Answers the term in which this node leads the group; the other end of `_ready`."""
-        await self._context.control_reached(request.control, request.timeout)
+        await self._context.as_far_as(request)
         return self._context.leading(request.group).term
 
 

@@ -259,3 +259,59 @@ def test_faulty_requests_are_told_apart(tmp_path: Path) -> None:
                 await broker.transfer_leadership(99)
 
     asyncio.run(main())
+
+
+def test_a_full_disk_refuses_records_and_serves_reads(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path, 1) as (node,):
+            broker = node.broker
+            await broker.create_topic("t")
+            await broker.produce("t", 0, batch_of(b"a"))
+            reserve, node.store._reserve = node.store._reserve, 1 << 62
+            node.store._measure(0)
+            for n in range(3):
+                with pytest.raises(errors.StorageFull):
+                    await broker.produce("t", 0, batch_of(b"b", producer=(1, 0, n)))
+            assert values_of((await broker.fetch("t", 0, 0)).batches) == [b"a"]
+            node.store._reserve = reserve
+            node.store._measure(0)
+            produced = await broker.produce("t", 0, batch_of(b"c", producer=(1, 0, 0)))
+            assert (produced.base_offset, produced.duplicate) == (1, False)
+
+    asyncio.run(main())
+
+
+@pytest.mark.xfail(strict=True, reason="the store takes no entry while it is full, not even one that deletes")
+def test_a_full_disk_takes_deletions(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path, 1) as (node,):
+            broker = node.broker
+            await broker.create_topic("t")
+            await broker.produce("t", 0, batch_of(b"a"))
+            reserve, node.store._reserve = node.store._reserve, 1 << 62
+            node.store._measure(0)
+            try:
+                assert await broker.delete_records("t", 0, -1, timeout=1.0) == 1
+                await broker.delete_topic("t", timeout=1.0)
+            finally:
+                node.store._reserve = reserve
+                node.store._measure(0)
+
+    asyncio.run(main())
+
+
+def test_too_much_at_once_is_told_to_wait(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path, 1, inflight_bytes_max=2000) as (node,):
+            broker = node.broker
+            await broker.create_topic("t")
+            done = await asyncio.gather(
+                *(broker.produce("t", 0, batch_of(b"x" * 900)) for _ in range(5)), return_exceptions=True
+            )
+            refused = [one for one in done if isinstance(one, errors.Throttled)]
+            assert len(refused) == 3
+            assert all(one.retry_after_ms > 0 for one in refused)
+            assert broker.counters.produce_throttled == 3
+            assert (await broker.produce("t", 0, batch_of(b"x" * 5000))).base_offset == 2
+
+    asyncio.run(main())

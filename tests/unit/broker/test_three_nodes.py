@@ -247,3 +247,30 @@ def test_a_damaged_replica_leaves_and_rejoins(tmp_path: Path) -> None:
             assert await read_all(leader, "t", 0, 10) == [b"%d" % n for n in range(10)]
 
     asyncio.run(main())
+
+
+def test_without_a_majority_the_outcome_is_unknown_or_certain(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path, 3, transfer_quiet=60.0) as nodes:
+            topic = await nodes[0].broker.create_topic("t", 1, 3)
+            leader = next(node for node in nodes if node.id == topic.partitions[0].leader)
+            others = [node for node in nodes if node is not leader]
+            await leader.broker.produce("t", 0, batch_of(b"first"))
+            for node in others:
+                await node.kill()
+            key = Idempotency.of("k", b"second")
+            with pytest.raises(errors.UnknownOutcome):
+                await leader.broker.produce("t", 0, batch_of(b"second"), idempotency=key, timeout=0.2)
+            group = leader.broker._context.host.groups[topic.partitions[0].group]
+            await until(lambda: not group.leading)
+            with pytest.raises(errors.Unavailable):
+                await leader.broker.produce("t", 0, batch_of(b"third"), timeout=0.3)
+            assert await read_all(leader, "t", 0, 1) == [b"first"]
+            for node in others:
+                await node.start()
+            produced = await leader.broker.produce("t", 0, batch_of(b"second"), idempotency=key)
+            assert produced.base_offset == 1
+            assert await read_all(leader, "t", 0, 2) == [b"first", b"second"]
+            assert (await others[0].broker.offsets("t", 0)).end == 2
+
+    asyncio.run(main())
