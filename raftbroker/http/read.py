@@ -40,18 +40,15 @@ _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
 class _NotShowable(ValueError):
-    """Bytes that cannot be shown in the asked-for format."""
+    """A key or value cannot be shown in the asked-for format; the text says which of the two."""
 
 
 def _show_json(data: bytes | None) -> bytes:
     if data is None:
         return b"null"
-    try:
-        if not data.isascii():
-            data.decode()
-        _raw.decode(data)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
-        raise _NotShowable from error
+    if not data.isascii():
+        data.decode()
+    _raw.decode(data)
     return data
 
 
@@ -60,12 +57,7 @@ def _show_binary(data: bytes | None) -> bytes:
 
 
 def _show_string(data: bytes | None) -> bytes:
-    if data is None:
-        return b"null"
-    try:
-        return msgspec.json.encode(data.decode())
-    except UnicodeDecodeError as error:
-        raise _NotShowable from error
+    return b"null" if data is None else msgspec.json.encode(data.decode())
 
 
 _SHOW: dict[Format, Callable[[bytes | None], bytes]] = {
@@ -118,6 +110,12 @@ class _Page:
                     return
         self.next_offset = max(self.next_offset, parse_header(batch).next_offset)
 
+    def _shown(self, part: str, data: bytes | None) -> bytes:
+        try:
+            return self._show(data)
+        except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+            raise _NotShowable(part) from error
+
     def _add(self, record: Record) -> None:
         try:
             shown = b"".join(
@@ -126,21 +124,21 @@ class _Page:
                     b'%d,"timestamp":%d,"key":' % (record.offset, record.timestamp)
                     if record.timestamp >= 0
                     else b'%d,"timestamp":null,"key":' % record.offset,
-                    self._show(record.key),
+                    self._shown("key", record.key),
                     b',"value":',
-                    self._show(record.value),
+                    self._shown("value", record.value),
                     b',"headers":',
                     _show_headers(record.headers),
                     b"}",
                 )
             )
-        except _NotShowable:
+        except _NotShowable as error:
             if self.parts:
                 self.full = True
                 return
             raise Problem(
                 BAD_SERIALIZATION,
-                f"The record at offset {record.offset} is not {self._format.value}; read it with"
+                f"The {error} of the record at offset {record.offset} is not {self._format.value}; read it with"
                 f" 'Accept: {Format.BINARY.media_type}', or go on from offset {record.offset + 1}.",
             ) from None
         if self.parts and self._size + len(shown) + 1 > self._bytes_max:

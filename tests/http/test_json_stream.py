@@ -17,7 +17,7 @@ objects = st.dictionaries(st.text(max_size=8), values, max_size=4)
 spaces = st.sampled_from(["", " ", "\n", "\r\n", "\t \n"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(objects, spaces), max_size=8), st.lists(st.integers(1, 40), min_size=1, max_size=30))
 def test_any_cut_gives_the_same_objects(stream: list[tuple[dict[str, Any], str]], cuts: list[int]) -> None:
     text = "".join(json.dumps(one, ensure_ascii=False) + space for one, space in stream).encode()
@@ -55,7 +55,7 @@ def test_an_object_that_is_too_large_ends_the_stream() -> None:
     assert endless.broken is Broken.TOO_LARGE
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=30), max_size=10))
 def test_no_bytes_make_it_raise_or_keep_more_than_allowed(pieces: list[bytes]) -> None:
     cutter = JsonCutter(64)
