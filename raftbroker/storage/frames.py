@@ -82,10 +82,10 @@ def read_frames(path: Path, *, body_bytes: int | None = None) -> Frames:
                 start = offset
             elif not parts:
                 raise _Torn(offset, "a record's continuation without its start")
-            if body_bytes is None or not parts:
-                parts.append(fragment if body_bytes is None else fragment[:body_bytes])
+            if body_bytes is None or not parts or len(parts[0]) < body_bytes:
+                parts.append(fragment)  # a first fragment may be as short as what a block has left
             if kind in (_FULL, _LAST):
-                frames.records.append(Record(start, end, b"".join(parts)))
+                frames.records.append(Record(start, end, b"".join(parts)[:body_bytes]))
                 frames.end = end
                 parts = []
         if parts:

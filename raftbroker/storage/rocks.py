@@ -65,7 +65,7 @@ class RocksEngine:
     def __init__(self, path: Path, options: RocksOptions, *, create: bool, note: Path | None = None) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._views: weakref.WeakSet[RocksView] = weakref.WeakSet()
+        self._open: weakref.WeakSet[RocksView | _Cursor] = weakref.WeakSet()
         cache = Cache(options.cache_bytes)
         families = {name: _family_options(name, options, cache) for name in ("default", *FAMILIES)}
         with _translated(path):
@@ -84,7 +84,11 @@ class RocksEngine:
         return value
 
     def scan(self, family: Family, low: bytes, high: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        return _scan(self._families[family], self.path, low, high, reverse)
+        if low >= high:
+            return
+        cursor = _Cursor(self._families[family], self.path, high)
+        self._open.add(cursor)
+        yield from cursor.scan(low, reverse)
 
     def write(self, batch: Batch) -> None:
         for _ in range(_STALL_PAUSES_MAX):
@@ -124,7 +128,7 @@ class RocksEngine:
     def snapshot(self) -> "RocksView":
         with self._lock, _translated(self.path):
             view = RocksView(self.path, self._families)
-        self._views.add(view)
+        self._open.add(view)
         return view
 
     def free_bytes(self) -> int:
@@ -137,9 +141,9 @@ class RocksEngine:
                 family.flush(True)
 
     def close(self) -> None:
-        """Also ends every view still open; the directory's lock is free afterwards."""
-        for view in list(self._views):
-            view.close()
+        """Also ends every view and scan still open: only then does RocksDB let go of the directory."""
+        for reading in list(self._open):
+            reading.close()
         with _translated(self.path):
             self._database.flush_wal(True)
             for family in self._families.values():
@@ -175,25 +179,22 @@ class RocksView:
     def scan(self, family: Family, low: bytes, high: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         if low >= high:
             return
-        me = object()
-        cursor = self._cursor(family)
-        self._users[family] = me
-        _seek(cursor, low, high, reverse)
-        while cursor.valid():
-            key: bytes = cursor.key()
+        me = self._users[family] = object()
+        _seek(self._cursor(family), low, high, reverse)
+        while self._cursor(family).valid():
+            key: bytes = self._cursor(family).key()
             if not low <= key < high:
                 return
-            yield key, cursor.value()
-            cursor = self._cursor(family)
+            yield key, self._cursor(family).value()
             if self._users[family] is not me:
                 self._users[family] = me
-                _seek(cursor, key + b"\0", key, reverse)
+                _seek(self._cursor(family), key + b"\0", key, reverse)
             elif reverse:
-                cursor.prev()
+                self._cursor(family).prev()
             else:
-                cursor.next()
+                self._cursor(family).next()
         with _translated(self._path):
-            cursor.status()
+            self._cursor(family).status()
 
     def close(self) -> None:
         self._cursors = {}
@@ -209,32 +210,46 @@ def _seek(cursor: RdictIter, low: bytes, high: bytes, reverse: bool) -> None:
         cursor.prev()
 
 
-def _scan(source: Rdict, path: Path, low: bytes, high: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-    """Bounded to the engine's present: see the module's docstring for what it takes care of."""
-    if low >= high:
-        return
-    options = ReadOptions()
-    options.set_iterate_upper_bound(high)
-    cursor = source.iter(options)
-    try:
+class _Cursor:
+    """An iterator up to a bound, with what the bound points into, in the order in which they may go."""
+
+    __slots__ = ("__weakref__", "bound", "iterator", "options", "path")
+
+    def __init__(self, family: Rdict, path: Path, bound: bytes) -> None:
+        self.path = path
+        self.bound = bound
+        self.options = ReadOptions()
+        self.options.set_iterate_upper_bound(bound)
+        self.iterator: RdictIter | None = family.iter(self.options)
+
+    @property
+    def open(self) -> RdictIter:
+        if self.iterator is None:
+            raise OSError(f"{self.path}: the store was closed during a scan")
+        return self.iterator
+
+    def close(self) -> None:
+        self.iterator = None
+
+    def scan(self, low: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         if reverse:
-            cursor.seek_to_last()
+            self.open.seek_to_last()
         else:
-            cursor.seek(low)
-        while cursor.valid():
-            key: bytes = cursor.key()
-            if reverse and key < low:
-                return
-            yield key, cursor.value()
-            if reverse:
-                cursor.prev()
-            else:
-                cursor.next()
-        with _translated(path):
-            cursor.status()
-    finally:
-        del cursor  # before the options and the bound that it points into
-        del options
+            self.open.seek(low)
+        try:
+            while self.open.valid():
+                key: bytes = self.open.key()
+                if reverse and key < low:
+                    return
+                yield key, self.open.value()
+                if reverse:
+                    self.open.prev()
+                else:
+                    self.open.next()
+            with _translated(self.path):
+                self.open.status()
+        finally:
+            self.close()
 
 
 @contextlib.contextmanager

@@ -52,10 +52,11 @@ def test_records_come_back(file: Path, seed: int) -> None:
 
 
 def test_records_that_end_just_before_a_block_does(file: Path) -> None:
-    for rest in range(9):
-        written = [b"a" * (BLOCK_BYTES - 7 - rest), b"b" * 50]
+    for rest in range(25):
+        written = [b"a" * (BLOCK_BYTES - 7 - rest), bytes(range(50)), b"c" * 50]
         file.write_bytes(write_records(written))
         assert [record.body for record in read_frames(file).records] == written
+        assert [record.body for record in read_frames(file, body_bytes=12).records] == [body[:12] for body in written]
 
 
 @pytest.mark.parametrize("seed", range(5))
