@@ -1,0 +1,112 @@
+"""A `raftbroker dev` cluster of real processes for a test: started, killed into, asked, and ended with the test."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+READY_SECONDS = 60.0
+
+
+def _ports(offset: int, nodes: int) -> list[int]:
+    return [base + i + offset for base in (7081, 8081, 9091) for i in range(1, nodes + 1)]
+
+
+def free_offset(nodes: int) -> int:
+    """A port offset whose every port is free now."""
+    for attempt in range(200):
+        offset = 2000 + (os.getpid() * 37 + attempt * 211) % 40000
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in _ports(offset, nodes):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return offset
+    raise RuntimeError("no free range of ports was found")
+
+
+class DevCluster:
+    """Nodes 1..n, restarted by `dev` when they die."""
+
+    def __init__(self, folder: Path, nodes: int) -> None:
+        self.folder = folder
+        self.nodes = nodes
+        self.offset = free_offset(nodes)
+        self.log = (folder / "dev.log").open("wb")
+        self.process = subprocess.Popen(
+            [
+                *(str(Path(sys.executable).with_name("raftbroker")), "dev", "--nodes", str(nodes)),
+                *("--data", str(folder / "data"), "--port-offset", str(self.offset)),
+            ],
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def url(self, node: int) -> str:
+        return f"http://127.0.0.1:{8081 + node + self.offset}"
+
+    @property
+    def urls(self) -> list[str]:
+        return [self.url(node) for node in range(1, self.nodes + 1)]
+
+    def pid(self, node: int) -> int:
+        return int((self.folder / "data" / f"node-{node}" / "node.pid").read_text())
+
+    def kill(self, node: int) -> None:
+        """kill -9, by its own pid."""
+        os.kill(self.pid(node), signal.SIGKILL)
+
+    def ready(self, node: int) -> bool:
+        try:
+            with urllib.request.urlopen(self.url(node) + "/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def wait_ready(self, *nodes: int) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        waiting = list(nodes or range(1, self.nodes + 1))
+        while waiting := [node for node in waiting if not self.ready(node)]:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"dev ended with status {self.process.returncode}:\n{self.output()}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nodes {waiting} are not ready after {READY_SECONDS:.0f} s:\n{self.output()}")
+            time.sleep(0.05)
+
+    def output(self) -> str:
+        """What dev said, and the end of every node's log."""
+        parts = [(self.folder / "dev.log").read_text(errors="replace")]
+        for log in sorted((self.folder / "data").glob("node-*/node.log")):
+            parts.append(f"--- {log.parent.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-30:]))
+        return "\n".join(parts)
+
+    def stop(self) -> int:
+        """Ends in order; returns dev's exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log.close()
+        return int(self.process.returncode)
+
+
+@contextlib.contextmanager
+def dev_cluster(folder: Path, nodes: int) -> Iterator[DevCluster]:
+    cluster = DevCluster(folder, nodes)
+    try:
+        cluster.wait_ready()
+        yield cluster
+    finally:
+        cluster.stop()
