@@ -261,7 +261,7 @@ class Cluster:
 
     def _stepped(self, node: SimNode, host: Host) -> None:
         for group in host.groups.values():
-            if group.commit != node.commits[group.id]:
+            if group.replication.commit != node.commits[group.id]:
                 self._watch_commit(node, group)
             if group.damaged is not None and not node.damaged:
                 if not node.rotten:
@@ -439,7 +439,7 @@ class Cluster:
         """One bit of one row flips: of an entry, where our CRC must tell; elsewhere, where the engine's does."""
         node = random.choice(list(self.nodes.values()))
         family = random.choice(("raft", "raft", "log", "state"))
-        keys = node.platter.durable[family].keys
+        keys = node.platter.current[family].keys
         if node.up and keys and not node.rotten and self.may_lose(node):
             key = random.choice(keys)
             self.note(f"a bit flips on node {node.id}: {family} {key.hex()}")

@@ -21,6 +21,9 @@ from raftbroker.storage.engine import DELETE, FAMILIES, PUT, Batch, Family
 
 from .loop import PROCESS
 
+Undo = list[tuple[str, bytes, bytes | None]]
+"""(family, key, the value before or None), in the order of the changes."""
+
 
 class Table:
     """Rows in key order. A shared one is copied before it is changed, so that a view of it costs nothing."""
@@ -38,29 +41,28 @@ class Table:
         twin.rows, twin.keys, twin.size = dict(self.rows), list(self.keys), self.size
         return twin
 
-    def put(self, key: bytes, value: bytes) -> None:
-        old = self.rows.get(key)
+    def put(self, key: bytes, value: bytes) -> bytes | None:
+        """Returns what was there before."""
+        rows = self.rows
+        old = rows.get(key)
         if old is None:
-            if not self.keys or key > self.keys[-1]:
-                self.keys.append(key)
+            keys = self.keys
+            if not keys or key > keys[-1]:
+                keys.append(key)
             else:
-                insort(self.keys, key)
+                insort(keys, key)
             self.size += len(key) + len(value)
         else:
             self.size += len(value) - len(old)
-        self.rows[key] = value
+        rows[key] = value
+        return old
 
-    def delete(self, key: bytes) -> None:
+    def delete(self, key: bytes) -> bytes | None:
         old = self.rows.pop(key, None)
         if old is not None:
             self.size -= len(key) + len(old)
             del self.keys[bisect_left(self.keys, key)]
-
-    def delete_range(self, first: bytes, last: bytes) -> None:
-        low, high = bisect_left(self.keys, first), bisect_left(self.keys, last)
-        for key in self.keys[low:high]:
-            self.size -= len(key) + len(self.rows.pop(key))
-        del self.keys[low:high]
+        return old
 
     def range(self, first: bytes, last: bytes) -> list[bytes]:
         return self.keys[bisect_left(self.keys, first) : bisect_left(self.keys, last)]
@@ -71,11 +73,6 @@ class Tables(dict[str, Table]):
 
     def __init__(self) -> None:
         super().__init__((family, Table()) for family in FAMILIES)
-
-    def copy(self) -> "Tables":
-        twin = Tables()
-        twin.update((family, table.copy()) for family, table in self.items())
-        return twin
 
     def view(self) -> "Tables":
         """The tables as they are now, whatever is written later."""
@@ -89,17 +86,31 @@ class Tables(dict[str, Table]):
     def size(self) -> int:
         return sum(table.size for table in self.values())
 
-    def play(self, batch: Batch) -> None:
+    def own(self, family: str) -> Table:
+        """The table, no view's any more."""
+        table = self[family]
+        if table.shared:
+            table = self[family] = table.copy()
+        return table
+
+    def play(self, batch: Batch) -> Undo:
+        undo: Undo = []
         for kind, family, key, value in batch.operations:
-            table = self[family]
-            if table.shared:
-                table = self[family] = table.copy()
+            table = self.own(family)
             if kind == PUT:
-                table.put(key, value)
+                undo.append((family, key, table.put(key, value)))
             elif kind == DELETE:
-                table.delete(key)
+                undo.append((family, key, table.delete(key)))
             else:
-                table.delete_range(key, value)
+                undo += [(family, gone, table.delete(gone)) for gone in table.range(key, value)]
+        return undo
+
+    def rewind(self, undo: Undo) -> None:
+        for family, key, value in reversed(undo):
+            if value is None:
+                self.own(family).delete(key)
+            else:
+                self.own(family).put(key, value)
 
 
 @dataclass
@@ -128,8 +139,8 @@ class Platter:
         self.failing = False
         """The next sync raises OSError, once: what is durable then is not known."""
         self.current = Tables()
-        self.durable = Tables()
-        self.pending: list[Batch] = []
+        self.pending: list[Undo] = []
+        """How to forget each batch not yet synced."""
         self.written = 0
         self.synced = 0
         self.rotten: set[tuple[str, bytes]] = set()
@@ -139,16 +150,15 @@ class Platter:
     def crash(self, keep: int | None = None) -> None:
         """Power is lost: what was synced stays, and a prefix of the rest."""
         kept = self.random.randint(0, len(self.pending)) if keep is None else min(keep, len(self.pending))
-        for batch in self.pending[:kept]:
-            self.durable.play(batch)
+        for undo in reversed(self.pending[kept:]):
+            self.current.rewind(undo)
         self.pending.clear()
         self.written = self.synced = self.synced + kept
-        self.current = self.durable.copy()
         self.on_crash(self.synced)
 
     def wipe(self) -> None:
         """The disk is replaced by an empty one."""
-        self.current, self.durable = Tables(), Tables()
+        self.current = Tables()
         self.pending.clear()
         self.rotten.clear()
         self.written = self.synced = 0
@@ -163,16 +173,13 @@ class Platter:
 
     def flip(self, family: str, key: bytes) -> None:
         """One bit of a row changes, and nothing but a CRC in or beside the row can tell."""
-        for tables in (self.current, self.durable):
-            table = tables[family]
-            value = table.rows.get(key)
-            if value:
-                bit = self.random.randrange(len(value) * 8)
-                changed = bytearray(value)
-                changed[bit // 8] ^= 1 << bit % 8
-                if table.shared:
-                    table = tables[family] = table.copy()
-                table.rows[key] = bytes(changed)
+        table = self.current.own(family)
+        value = table.rows.get(key)
+        if value:
+            bit = self.random.randrange(len(value) * 8)
+            changed = bytearray(value)
+            changed[bit // 8] ^= 1 << bit % 8
+            table.rows[key] = bytes(changed)
 
 
 class View:
@@ -212,8 +219,7 @@ class SimEngine(View):
         platter = self._platter
         if batch.size and platter.current.size + self._growth(batch) > platter.capacity:
             raise StoreFull("the simulated disk is full")
-        platter.current.play(batch)
-        platter.pending.append(batch)
+        platter.pending.append(platter.current.play(batch))
         platter.written += 1
 
     def _growth(self, batch: Batch) -> int:
@@ -229,8 +235,6 @@ class SimEngine(View):
         if platter.failing:
             platter.failing = False
             raise OSError(5, "the simulated disk fails")
-        for batch in platter.pending:
-            platter.durable.play(batch)
         platter.synced = platter.written
         platter.pending.clear()
 

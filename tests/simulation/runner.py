@@ -29,7 +29,7 @@ class Result:
 
 async def client(cluster: Cluster, random: Random, until: float) -> None:
     """Writes, reads and trims through whoever takes itself for the leader, several writes in flight now and then."""
-    pause = random.choice((0.005, 0.03, 0.1))
+    pause = random.choice((0.02, 0.06, 0.15))
     while cluster.loop.time() < until:
         await asyncio.sleep(random.expovariate(1 / pause))
         number = random.choice(cluster.group_ids)

@@ -21,7 +21,7 @@ def test_seeds_pass(voters: int, first: int, count: int) -> None:
         if result.error is not None:
             again = f"python -m tests.simulation --nodes {voters} --replay {seed} --trace"
             raise AssertionError(f"seed {seed} failed: {result.error}; to see it: {again}") from result.error
-    assert acknowledged > 20 * count, "a run in which nothing is written proves nothing"
+    assert acknowledged > 10 * count, "a run in which nothing is written proves nothing"
 
 
 def test_one_seed_is_one_run() -> None:
@@ -31,9 +31,7 @@ def test_one_seed_is_one_run() -> None:
 
 def test_a_seed_is_the_same_run_in_any_process() -> None:
     """Sets of strings iterate in another order in each process: nothing may depend on that."""
-    code = (
-        "from tests.simulation.runner import run_seed; print([run_seed(s, n).digest for s in range(6) for n in (3, 5)])"
-    )
+    code = "from tests.simulation.runner import run_seed; print([run_seed(s).digest for s in range(4)])"
     answers = {
         subprocess.run(
             [sys.executable, "-c", code],
