@@ -65,7 +65,7 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """In the whole cluster."""
     topics_max: int = 10_000
     retention_check: float = 30.0
-    reconcile_every: float = 0.5
+    reconcile_every: float = 1.0
     transfer_quiet: float = 10.0
     """Leadership moves to the preferred replica no sooner after the last change."""
     report_timeout: float = 1.0
