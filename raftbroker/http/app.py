@@ -77,10 +77,10 @@ def make_app(broker: Broker, options: HttpOptions) -> web.Application:
     front = Front(broker, options, limits, HttpMetrics(), openapi=document(ROUTES, options.version))
     app = web.Application(client_max_size=options.body_bytes_max)
     app[FRONT] = front
-    for route in ROUTES:
+    for route in sorted(ROUTES, key=lambda route: route.path):  # equal paths side by side share one look-up
         handler = _served(front, route.path, route.work, route.handler)
         app.router.add_route(route.method, route.path, handler, expect_handler=_expect)
-        if route.method == "GET" and route.work is not Work.POLL:
+        if route.method == "GET":
             app.router.add_route("HEAD", route.path, handler, expect_handler=_expect)
     for path in _NOT_YET:
         handler = _served(front, path, Work.REQUEST, _not_yet)

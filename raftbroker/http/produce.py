@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 
+import google_crc32c
 import msgspec
 
 from raftbroker.broker.errors import BrokerError, UnknownPartition
@@ -64,9 +65,13 @@ def idempotency_key(call: Call, body: bytes, *context: str) -> Key | None:
     text = call.header_text(IDEMPOTENCY_KEY)
     if text is None:
         return None
-    digest = hashlib.blake2b("\0".join(context).encode(), digest_size=8)
-    digest.update(body)
-    return Key(text, int.from_bytes(digest.digest(), "big") >> 1)
+    return Key(text, fingerprint(body, "\0".join(context).encode()))
+
+
+def fingerprint(content: bytes, context: bytes = b"") -> int:
+    """Tells other content under the same key apart, to find mistakes: CRC-32C and length, for next to nothing."""
+    crc = int(google_crc32c.extend(google_crc32c.value(context), content))
+    return crc << 31 | len(content)
 
 
 class Chooser:
@@ -87,6 +92,8 @@ class Chooser:
             if not 0 <= wanted < len(self._topic.partitions):
                 raise no_partition(self._topic, wanted, f"{field}[{position}].partition")
             return wanted
+        if len(self._topic.partitions) == 1:
+            return 0
         if record_key is not None or self._header is not None:
             return self._broker.partition_for(self._topic, record_key, idempotency_key=self._header, position=position)
         if self._together is None:
@@ -99,7 +106,9 @@ def choose_partitions(
 ) -> int | list[int]:
     """Each record's partition; a single number when all go together. Raises UnknownPartition."""
     chooser = Chooser(call, topic, None if key is None else key.text)
-    if key is None and all(number is None for number in wanted) and all(draft.key is None for draft in drafts):
+    if not any(number is not None for number in wanted) and (
+        len(topic.partitions) == 1 or (key is None and not any(draft.key is not None for draft in drafts))
+    ):
         return chooser.choose(0, None, None)
     return [
         chooser.choose(position, draft.key, number)

@@ -2,11 +2,11 @@
 
 import msgspec
 
-_NULL = msgspec.Raw(b"null")
+NULL = msgspec.Raw(b"null")
 
 
 def _null() -> msgspec.Raw:
-    return _NULL
+    return NULL
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

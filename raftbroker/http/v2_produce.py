@@ -37,6 +37,7 @@ from raftbroker.http.produce import (
 )
 from raftbroker.http.route import Answer, Body, Parameter, Route
 from raftbroker.http.v2_forms import (
+    NULL,
     BinaryRecord,
     BinaryRecords,
     Header,
@@ -72,10 +73,9 @@ def _from_json(body: bytes) -> Drafts:
     wanted: list[int | None] = []
     for record in decode(_json_records, body).records:
         value = bytes(record.value)
+        key = None if record.key is NULL else json_key(bytes(record.key))
         headers = _headers(record.headers) if record.headers else ()
-        drafts.append(
-            RecordDraft(json_key(bytes(record.key)), None if value == b"null" else value, headers, record.timestamp)
-        )
+        drafts.append(RecordDraft(key, None if value == b"null" else value, headers, record.timestamp))
         wanted.append(record.partition)
     return drafts, wanted
 

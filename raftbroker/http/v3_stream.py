@@ -6,7 +6,6 @@ an Idempotency-Key each record makes a batch of its own, known by its position.
 """
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 
 import msgspec
@@ -17,7 +16,7 @@ from raftbroker.http.call import Call
 from raftbroker.http.json_stream import Broken, JsonCutter
 from raftbroker.http.media import JSON
 from raftbroker.http.problems import BAD_JSON, TOO_LARGE, UNAVAILABLE, Problem, problem_of
-from raftbroker.http.produce import IDEMPOTENCY_KEY, Key
+from raftbroker.http.produce import IDEMPOTENCY_KEY, Key, fingerprint
 from raftbroker.http.v3_append import Appender, Parsed, decode_record, encode_answer
 from raftbroker.http.v3_record_forms import Report
 
@@ -124,13 +123,9 @@ def _decode_all(objects: list[bytes], key: Key | None) -> list[Parsed | Problem]
     if key is None:
         return records
     return [
-        msgspec.structs.replace(item, fingerprint=_fingerprint(data)) if isinstance(item, Parsed) else item
+        msgspec.structs.replace(item, fingerprint=fingerprint(data)) if isinstance(item, Parsed) else item
         for item, data in zip(records, objects, strict=True)
     ]
-
-
-def _fingerprint(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 
 async def _send(call: Call, response: web.StreamResponse, answers: Sequence[Report | Problem]) -> None:
