@@ -1,0 +1,228 @@
+"""What a run measured: one struct per case, all of it in the JSON file."""
+
+import msgspec
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Of append + fdatasync, over all writers together."""
+
+    size: int
+    """Bytes."""
+    writers: int
+    count: int
+    median_ms: float
+    p99_ms: float
+
+
+class Bandwidth(msgspec.Struct, frozen=True):
+    """Appending blocks of 1 MiB with an fdatasync after each, all writers together; MB are 10^6 bytes."""
+
+    writers: int
+    seconds: float
+    megabytes_per_second: float
+
+
+class Disk(msgspec.Struct, frozen=True):
+    """The disk's own limits."""
+
+    latencies: tuple[Latency, ...]
+    bandwidth: Bandwidth
+
+    def median_ms(self, size: int, writers: int) -> float:
+        """Raises LookupError where that was not measured."""
+        for latency in self.latencies:
+            if (latency.size, latency.writers) == (size, writers):
+                return latency.median_ms
+        raise LookupError(f"no raw latency of {size} B with {writers} writers was measured")
+
+
+class RaftCase(msgspec.Struct, frozen=True):
+    """What the group alone is asked to do."""
+
+    size: int
+    """Bytes of one entry's payload."""
+    in_flight: int
+    seconds: float
+    warm_up: float
+
+    @property
+    def name(self) -> str:
+        return f"{amount(self.size)} x{self.in_flight}"
+
+
+class RaftResult(msgspec.Struct, frozen=True):
+    size: int
+    in_flight: int
+    seconds: float
+    entries: int
+    median_ms: float
+    """From proposal to applied on the leader."""
+    p99_ms: float
+    cpu_seconds: tuple[float, ...]
+    """User and system, of each node; the first leads."""
+    syncs: int
+    """fsyncs of the leader."""
+
+    @property
+    def name(self) -> str:
+        return f"{amount(self.size)} x{self.in_flight}"
+
+    @property
+    def per_second(self) -> float:
+        return self.entries / self.seconds
+
+    @property
+    def entries_per_cpu_second(self) -> float:
+        """Of the three nodes together."""
+        used = sum(self.cpu_seconds)
+        return self.entries / used if used else 0.0
+
+    @property
+    def disk_megabytes_per_second(self) -> float:
+        """Payload bytes, each entry counted once for every node that stores it."""
+        return self.per_second * self.size * len(self.cpu_seconds) / 1e6
+
+
+class StartResult(msgspec.Struct, frozen=True):
+    """From the command to every node ready; the first start of an empty cluster, each time."""
+
+    seconds: tuple[float, ...]
+
+
+class NodeUse(msgspec.Struct, frozen=True):
+    node: int
+    cpu_percent: float
+    """Of one core."""
+    resident_megabytes: float
+
+
+class IdleResult(msgspec.Struct, frozen=True):
+    seconds: float
+    nodes: tuple[NodeUse, ...]
+
+
+class MemoryResult(msgspec.Struct, frozen=True):
+    """After all load: the most of the looks taken."""
+
+    nodes: tuple[NodeUse, ...]
+
+
+class HttpCase(msgspec.Struct, frozen=True):
+    """One kind of load."""
+
+    produce: bool
+    """Else it reads."""
+    size: int
+    """Bytes of one record's value."""
+    records: int
+    """In one request."""
+    format: str
+    """binary or json"""
+    connections: int
+
+    @property
+    def name(self) -> str:
+        what = "produce" if self.produce else "read"
+        many = "single" if self.records == 1 else f"by {self.records}"
+        return f"{what} {amount(self.size)} {many}, {self.format}"
+
+
+class HttpResult(msgspec.Struct, frozen=True):
+    case: HttpCase
+    seconds: float
+    requests: int
+    records: int
+    median_ms: float
+    """Of one request, answered in full."""
+    p99_ms: float
+    throttled: int
+    """Requests answered 429 and sent again; not in the figures above."""
+    leader_cpu_seconds: float
+    cpu_seconds: tuple[float, ...]
+    """Of each node's process."""
+
+    @property
+    def megabytes(self) -> float:
+        """Of the records' values alone."""
+        return self.records * self.case.size / 1e6
+
+    @property
+    def megabytes_per_leader_second(self) -> float:
+        return self.megabytes / self.leader_cpu_seconds if self.leader_cpu_seconds else 0.0
+
+    @property
+    def leader_microseconds_per_request(self) -> float:
+        return self.leader_cpu_seconds * 1e6 / self.requests if self.requests else 0.0
+
+
+class FailoverResult(msgspec.Struct, frozen=True):
+    """Milliseconds until the next acknowledged write, of each try."""
+
+    kill_ms: tuple[float, ...]
+    """From `kill -9` of the partition's leader."""
+    transfer_ms: tuple[float, ...]
+    """From asking for a planned transfer of leadership."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One line of the issue's demands, in the measured unit."""
+
+    name: str
+    measured: float
+    limit: float
+    unit: str
+    at_most: bool
+    """Else the measured value must be at least the limit."""
+    basis: str = ""
+    """What the limit was made from, where it is a ratio."""
+
+    @property
+    def passed(self) -> bool:
+        return self.measured <= self.limit if self.at_most else self.measured >= self.limit
+
+
+class Machine(msgspec.Struct, frozen=True):
+    cores: int
+    processor: str
+    memory_gigabytes: float
+    system: str
+    python: str
+    file_system: str
+    load_before: float
+    """The load average of the minute before the run: above about 0.2 others were at work."""
+
+
+class Run(msgspec.Struct):
+    """One run of the benchmark; what was not asked for is None."""
+
+    started: str
+    machine: Machine
+    disk_before: Disk | None = None
+    disk_after: Disk | None = None
+    raft: list[RaftResult] = []
+    start: StartResult | None = None
+    idle: IdleResult | None = None
+    http: list[HttpResult] = []
+    memory: MemoryResult | None = None
+    failover: FailoverResult | None = None
+    targets: list[Target] = []
+
+
+def amount(size: int) -> str:
+    """A size as people write it."""
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit and size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size} B"
+
+
+def median(values: tuple[float, ...] | list[float]) -> float:
+    return quantile(values, 0.5)
+
+
+def quantile(values: tuple[float, ...] | list[float], share: float) -> float:
+    """The value below which `share` of them lie; of an even number's middle two the upper. Raises on none."""
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("there is nothing to take a quantile of")
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

@@ -1,0 +1,29 @@
+"""How long each part of the benchmark takes, and how often it is repeated."""
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Times in seconds. The defaults are those of the figures in the README."""
+
+    nodes: int = 3
+    latency: float = 5.0
+    """Each raw latency."""
+    bandwidth: float = 10.0
+    """The raw bandwidth, each time."""
+    warm_up: float = 1.0
+    """Of a Raft or HTTP case, before anything is counted."""
+    raft: float = 60.0
+    http: float = 10.0
+    idle: float = 30.0
+    settle: float = 5.0
+    """A new cluster is left alone for so long before it counts as idle."""
+    starts: int = 3
+    kills: int = 11
+    transfers: int = 21
+
+
+QUICK = Settings(
+    latency=0.7, bandwidth=1.5, warm_up=0.3, raft=2.0, http=1.5, idle=4.0, settle=2.0, starts=1, kills=3, transfers=5
+)
+"""For a look: the figures mean less. RSS and CPU are about right, medians of a few are not."""
