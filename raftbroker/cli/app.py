@@ -3,11 +3,9 @@
 Exit statuses: 0 success, 1 the command failed, 2 wrong usage or configuration, 130 interrupted.
 """
 
-import asyncio
 import os
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +35,8 @@ def root(
     show_version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
 ) -> None:
     if show_version:
+        from importlib.metadata import version
+
         sys.stdout.write(f"raftbroker {version('raftbroker')}\n")
         raise typer.Exit
 
@@ -57,6 +57,8 @@ def dev(
     no_restart: Annotated[bool, typer.Option("--no-restart", help="Leave a node that dies dead.")] = False,
 ) -> None:
     """Run a whole cluster on this machine until Ctrl-C."""
+    import asyncio
+
     from raftbroker.cli.dev import DevCluster, locked, prepare
 
     directory = data.absolute()

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
 from raftbroker.cli.api import Api, Broker, Group, GroupReplica, Health
 from raftbroker.cli.failure import CommandError
@@ -228,5 +227,5 @@ def _show_nodes(nodes: list[Broker], groups: list[Group]) -> None:
 def show_addresses(rows: list[tuple[int, str, str, str, str]], *, took: float) -> None:
     """The table that `raftbroker dev` prints once every node is ready."""
     show_table("", ["node", "HTTP", "Kafka (reserved)", "peers", "files"], rows, right=["node"])
-    Console().print(f"{counted(len(rows), 'node')} ready in {took:.1f} s. Ctrl-C stops them.", highlight=False)
+    say(f"{counted(len(rows), 'node')} ready in {took:.1f} s. Ctrl-C stops them.")
     sys.stdout.flush()

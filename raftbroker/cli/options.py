@@ -6,9 +6,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from raftbroker.cli.api import Api
 
@@ -40,6 +37,10 @@ def show_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
 ) -> None:
     """A table on standard output, as wide as it needs where that is not a terminal."""
+    from rich.console import Console  # loaded only where it is used: `raftbroker dev` must start quickly
+    from rich.markup import escape
+    from rich.table import Table
+
     console = Console() if sys.stdout.isatty() else Console(width=200)
     table = Table(title=title or None, title_justify="left")
     for column in columns:

@@ -14,8 +14,6 @@ from typing import Annotated, BinaryIO
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
 from raftbroker.cli.api import Api, ApiError, ProduceReport
 from raftbroker.cli.failure import CommandError
@@ -147,6 +145,9 @@ def _send_stream(
     key: str | None,
     separator: str | None,
 ) -> None:
+    from rich.console import Console  # loaded only where it is used: other commands start faster
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
