@@ -1,3 +1,5 @@
+"""A store to test with, that can be closed and opened again."""
+
 from collections.abc import Iterator
 from pathlib import Path
 
