@@ -130,7 +130,7 @@ def _served(front: Front, path: str, work: Work, handler: Handler) -> _Handler:
             place.take()
         try:
             response = await handler(call)
-            return await _send_large(front, call.request, response)
+            return await _send_large(call, response)
         finally:
             call.close()
             if place is not None:
@@ -147,12 +147,15 @@ def _served(front: Front, path: str, work: Work, handler: Handler) -> _Handler:
             if isinstance(response, web.Response) and isinstance(response.body, bytes):
                 metrics.response_bytes += len(response.body)
             return response
-        except (ConnectionError, ClientConnectionError):
-            raise
         except Exception as error:  # noqa: BLE001 - _problem logs what it does not know
+            if isinstance(error, (ConnectionError, ClientConnectionError)) and _has_left(request):
+                return call.started or web.Response(status=status)
             problem = _problem(error, call)
             status = problem.status
-            return problem_response(problem, call.request_id)
+            if call.started is None:
+                return problem_response(problem, call.request_id)
+            call.abort()
+            return call.started
         finally:
             metrics.done(request.method if path else "(any)", path or "(none)", status, clock() - began)
 
@@ -172,27 +175,20 @@ async def _unrouted(call: Call) -> web.StreamResponse:
     raise Problem(405, f"{request.method[:20]} is not possible here; this address takes {shown}.", allow=shown)
 
 
-async def _send_large(front: Front, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+async def _send_large(call: Call, response: web.StreamResponse) -> web.StreamResponse:
     """Sends a large answer in pieces while its place is still held, and gives a client that does not read it up."""
     if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
         return response
     body = response.body
-    if len(body) < _LARGE_ANSWER_BYTES or request.method == "HEAD":
+    if len(body) < _LARGE_ANSWER_BYTES or call.request.method == "HEAD":
         return response
     sent = web.StreamResponse(status=response.status, headers=response.headers)
     sent.content_length = len(body)
-    await sent.prepare(request)
+    await call.start(sent)
     whole = memoryview(body)
-    try:
-        for at in range(0, len(body), _LARGE_ANSWER_BYTES):
-            async with asyncio.timeout(front.options.send_timeout):
-                await sent.write(whole[at : at + _LARGE_ANSWER_BYTES])
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionAbortedError("the client does not read its answer") from None
+    for at in range(0, len(body), _LARGE_ANSWER_BYTES):
+        await call.send(whole[at : at + _LARGE_ANSWER_BYTES])
     await sent.write_eof()
-    front.metrics.response_bytes += len(body)
     return sent
 
 
@@ -200,6 +196,10 @@ async def _expect(request: web.Request) -> None:
     """RFC 9110, section 10.1.1: 100-continue is answered before the body comes; other expectations are passed over."""
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _has_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _request_id(front: Front, request: web.Request) -> str:

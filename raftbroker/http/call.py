@@ -38,7 +38,7 @@ class Front:
 class Call:
     """One request. The bytes it holds of the shared bound are given back by `close`."""
 
-    __slots__ = ("_held", "broker", "front", "options", "request", "request_id")
+    __slots__ = ("_held", "broker", "front", "options", "request", "request_id", "started")
 
     def __init__(self, front: Front, request: web.Request, request_id: str) -> None:
         self.front = front
@@ -46,6 +46,8 @@ class Call:
         self.options = front.options
         self.request = request
         self.request_id = request_id
+        self.started: web.StreamResponse | None = None
+        """The answer that has begun to leave: from then on there can be no other."""
         self._held = 0
 
     def close(self) -> None:
@@ -136,6 +138,27 @@ class Call:
         return text
 
     # --- the answer -----------------------------------------------------------------------------------------
+
+    async def start(self, response: web.StreamResponse) -> None:
+        """Sends the head of an answer whose body follows in pieces."""
+        self.started = response
+        await response.prepare(self.request)
+
+    async def send(self, piece: bytes | memoryview) -> None:
+        """Sends a piece of the started answer. Raises ConnectionError when the client takes nothing for too long."""
+        assert self.started is not None
+        try:
+            async with asyncio.timeout(self.options.send_timeout):
+                await self.started.write(piece)
+        except TimeoutError:
+            self.abort()
+            raise ConnectionAbortedError("the client does not read its answer") from None
+        self.front.metrics.response_bytes += len(piece)
+
+    def abort(self) -> None:
+        """Cuts the connection off: the client sees that the answer is not whole."""
+        if self.request.transport is not None:
+            self.request.transport.abort()
 
     @property
     def base_url(self) -> str:

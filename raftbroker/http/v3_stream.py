@@ -99,7 +99,7 @@ async def stream(call: Call, cluster: str) -> web.StreamResponse:
     feed = _Feed(call)
     request = Appender(call, cluster, key, each_alone=key is not None)
     response = web.StreamResponse(headers={"Content-Type": JSON, "X-Request-Id": call.request_id})
-    await response.prepare(call.request)
+    await call.start(response)
     reading = asyncio.ensure_future(feed.run())
     try:
         while objects := await call.unless_stopping(feed.take()):
@@ -107,11 +107,11 @@ async def stream(call: Call, cluster: str) -> web.StreamResponse:
                 answers = await request.produce(_decode_all(objects, key), sum(map(len, objects)))
             except BrokerError as error:
                 answers = [problem_of(error)] * len(objects)
-            await _send(call, response, answers)
+            await _send(call, answers)
         if call.front.stopping.is_set():
             feed.problem = Problem(UNAVAILABLE, "The node is stopping; send records without a report to another node.")
         if feed.problem is not None:
-            await _send(call, response, [feed.problem])
+            await _send(call, [feed.problem])
         await response.write_eof()
     finally:
         reading.cancel()
@@ -128,12 +128,5 @@ def _decode_all(objects: list[bytes], key: Key | None) -> list[Parsed | Problem]
     ]
 
 
-async def _send(call: Call, response: web.StreamResponse, answers: Sequence[Report | Problem]) -> None:
-    """Raises ConnectionError when the client takes nothing for too long: it has left, or waits for us to read."""
-    body = b"\r\n".join(map(encode_answer, answers)) + b"\r\n"
-    try:
-        async with asyncio.timeout(call.options.send_timeout):
-            await response.write(body)
-    except TimeoutError:
-        raise ConnectionAbortedError("the client does not read its reports") from None
-    call.front.metrics.response_bytes += len(body)
+async def _send(call: Call, answers: Sequence[Report | Problem]) -> None:
+    await call.send(b"\r\n".join(map(encode_answer, answers)) + b"\r\n")

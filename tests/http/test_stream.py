@@ -1,11 +1,14 @@
 """v3 produce streamed both ways: reports while records still arrive, in order, each with its own outcome."""
 
+import contextlib
 import json
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 from raftbroker.broker.errors import UnknownTopic
 from raftbroker.state.batch import decode_batch
@@ -176,3 +179,30 @@ def test_a_client_that_leaves_a_stream_frees_its_place(thread: LoopThread, broke
                     break
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_a_fault_in_the_middle_cuts_the_answer_off(client: Client, broker: StandIn) -> None:
+    with client.raw() as connection:
+        under_way = Stream(connection, "orders", "")
+        under_way.send(record("a"))
+        assert under_way.status() == 200
+        assert under_way.report() is not None
+        broker.fail_with = ZeroDivisionError("nobody foresaw this")
+        under_way.send(record("b"))
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(65536) == b""
+
+
+def test_a_client_that_leaves_is_nothing_to_log(
+    client: Client, broker: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    with stream(client) as under_way:
+        under_way.send(record("a"))
+        assert under_way.status() == 200
+    with client.raw() as connection:
+        connection.sendall(b"POST /topics/one HTTP/1.1\r\nHost: x\r\n")
+        connection.sendall(b"Content-Type: application/vnd.kafka.json.v2+json\r\nContent-Length: 50\r\n\r\n{")
+    deadline = time.monotonic() + 10
+    while client.get("/metrics").body.count(b'status="499"') < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []
