@@ -18,7 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from consensus.election import ElectionTiming, Elector, Role
-from consensus.messages import GroupMessage
+from consensus.messages import GroupMessage, PreVote, PreVoteReply
 from consensus.model import HardState, Member
 
 TICK_S = 0.02
@@ -349,3 +349,45 @@ class Replica:
 
     def _on_role(self) -> None:
         self.role_changes += 1
+
+
+# --- one member, for which the test speaks the others' part -------------------------------------------------
+
+ME, FIRST, SECOND, THIRD, FOURTH = (member(number) for number in range(1, 6))
+
+
+def said(world: World, kind: type[Said], src: Member | None = None) -> list[tuple[Member, Member, Said]]:
+    return [item for item in world.sent if isinstance(item[2], kind) and src in (None, item[0])]
+
+
+def cut_one_way(world: World, src: Member, dst: Member) -> None:
+    world.cut.add((src, dst))
+
+
+def lone(voters: int, *, log: tuple[LogEntry, ...] = (), hard_state: HardState | None = None) -> tuple[World, Replica]:
+    """Member 1 of a group whose other members are not there: the test speaks for them."""
+    world = World(1, voters)
+    world.replicas.clear()
+    world.lag_s = 0.0
+    world.saved[ME] = Saved(hard_state or HardState(log[-1].term if log else 0), log)
+    world.start(ME)
+    world.run(0.0)
+    return world, world.replicas[ME]
+
+
+def flush(world: World) -> list[Said]:
+    """Lets the disk catch up; what has been sent since the last look."""
+    world.run(0.001)
+    sent, world.sent = [message for _, _, message in world.sent], []
+    return sent
+
+
+def candidate(voters: int = 5) -> tuple[World, Replica]:
+    """Member 1 has won the pre-vote and asks for votes in term 1."""
+    world, replica = lone(voters)
+    elector = replica.elector
+    world.run(2 * ElectionTiming().election_max, lambda: bool(said(world, PreVote)))
+    for voter in world.members[1 : voters // 2 + 1]:
+        elector.receive(voter, PreVoteReply(7, 0, 1, True))
+    assert (elector.role, elector.term, elector.vote) == (Role.CANDIDATE, 1, ME)
+    return world, replica
