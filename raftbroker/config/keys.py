@@ -207,7 +207,7 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     default_partitions: Annotated[int, Key("Partitions of a new topic.", 1, 10_000)] = 1
     default_replication_factor: Annotated[
-        int, Key("Replicas of a new topic; lowered to the number of nodes when the cluster has fewer.", 1, 5)
+        int, Key("Replicas of a new topic; while there are fewer nodes, the missing ones wait for nodes to join.", 1, 5)
     ] = 3
     retention_ms: Annotated[
         int, Key("How long records are kept, in milliseconds; -1: for ever. Seven days.", -1, 1 << 62)
