@@ -40,6 +40,18 @@ class TcpOptions(msgspec.Struct, frozen=True):
     silence_s: float = 5.0
 
 
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of host:port, where an IPv6 host stands in brackets. Raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not host:port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{address!r} is not host:port: an IPv6 host stands in brackets")
+    return host, int(port)
+
+
 class Owner(Protocol):
     """What a connection belongs to."""
 
@@ -150,6 +162,11 @@ class Connection(asyncio.BufferedProtocol):
     # --- called by the owner ----------------------------------------------------------------------------
 
     @property
+    def made(self) -> bool:
+        """Whether asyncio has a transport for it."""
+        return self._transport is not None
+
+    @property
     def name(self) -> str:
         return f"node {self.peer.node} at {self.where}" if self.peer else f"the unproven peer at {self.where}"
 
@@ -215,11 +232,10 @@ class Connection(asyncio.BufferedProtocol):
         self._framed.clear()
         self.owner.closed(self)
 
-    def abort(self) -> bool:
-        """Gives up on what a graceful close left on its way; whether asyncio will tell of the end."""
+    def abort(self) -> None:
+        """Gives up on what a graceful close left on its way."""
         if self._transport is not None:
             self._transport.abort()
-        return self._transport is not None
 
     # --- inside -----------------------------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ Everything runs on the event loop that `start` was called on.
 """
 
 import asyncio
+import contextlib
+import functools
 import logging
 import random as random_module
 import socket
@@ -26,7 +28,7 @@ from collections.abc import Callable, Coroutine
 
 import msgspec
 
-from consensus.connection import Connection, TcpOptions
+from consensus.connection import Connection, TcpOptions, split_address
 from consensus.frames import FRAME_OVERHEAD_BYTES, encode_message, pieces_of
 from consensus.handshake import (
     CHALLENGE_BYTES,
@@ -50,18 +52,6 @@ class PeerTls(msgspec.Struct, frozen=True):
 
     server: ssl.SSLContext
     client: ssl.SSLContext
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """("host", port) of host:port, where an IPv6 host stands in brackets. Raises ValueError."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{address!r} is not host:port")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{address!r} is not host:port: an IPv6 host stands in brackets")
-    return host, int(port)
 
 
 class _Target:
@@ -200,7 +190,7 @@ class TcpTransport:
         await self._bind()
         self._running = True
         for listener in self._listeners:
-            self._spawn(self._accept(listener))
+            self._listen_on(listener)
         for target in [*self._known.values(), *self._sought.values()]:
             self._pursue(target)
         self._ticker = self.loop.call_later(self.options.ping_interval_s, self._tick)
@@ -210,6 +200,10 @@ class TcpTransport:
         if not self._running:
             return
         self._running = False
+        for listener in self._listeners:
+            self.loop.remove_reader(listener)
+            listener.close()
+        self._listeners.clear()
         self._flush()
         if self._ticker is not None:
             self._ticker.cancel()
@@ -217,20 +211,19 @@ class TcpTransport:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
         for connection in list(self._connections):
             connection.close(graceful=True)
-        for patience_s in (_LINGER_S, None):
-            if not self._connections:
-                break
+        await self._drain()
+        for connection in list(self._connections):
+            connection.abort()
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """Until asyncio has let go of every connection, or a moment has passed."""
+        if self._connections:
             self._drained.clear()
-            try:
-                await asyncio.wait_for(self._drained.wait(), patience_s)
-            except TimeoutError:
-                for connection in list(self._connections):
-                    self._abandon(connection)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), _LINGER_S)
 
     # --- called by connections --------------------------------------------------------------------------
 
@@ -345,27 +338,37 @@ class TcpTransport:
             except OSError as error:
                 for opened in self._listeners:
                     opened.close()
+                self._listeners.clear()
                 raise OSError(error.errno, f"cannot listen for peers on {self._listen}: {error.strerror}") from error
             listener.listen(128)
             listener.setblocking(False)
             self.listening.append(listener.getsockname()[:2])
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                accepted, address = await self.loop.sock_accept(listener)
-            except OSError as error:
-                self.warn("accept", "cannot accept connections from peers: %s", error)
-                await asyncio.sleep(self.options.back_off_max_s)
-                continue
-            half_open = [c for c in self._connections if c.dialled is None and c.peer is None and not c.closed]
-            if len(half_open) >= self.options.half_open_max:
-                self.warn("half-open", "%d connections wait to prove themselves: closing the oldest", len(half_open))
-                half_open[0].close()
-            connection = Connection(self, None)
-            connection.where = str(address[0])
-            self._connections[connection] = None
-            connection.admission = self._spawn(self._admit(connection, accepted))
+    def _accept(self, listener: socket.socket) -> None:
+        """Takes one connection; the loop calls again while more wait."""
+        try:
+            accepted, address = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            self.warn("accept", "cannot accept connections from peers: %s", error)
+            self.loop.remove_reader(listener)
+            self.loop.call_later(self.options.back_off_max_s, self._listen_on, listener)
+            return
+        accepted.setblocking(False)
+        half_open = [c for c in self._connections if c.dialled is None and c.peer is None and not c.closed]
+        if len(half_open) >= self.options.half_open_max:
+            self.warn("half-open", "%d connections wait to prove themselves: closing the oldest", len(half_open))
+            half_open[0].close()
+        connection = Connection(self, None)
+        connection.where = str(address[0])
+        self._connections[connection] = None
+        connection.admission = self._spawn(self._admit(connection, accepted))
+        connection.admission.add_done_callback(functools.partial(self._admitted, connection, accepted))
+
+    def _listen_on(self, listener: socket.socket) -> None:
+        if self._running:
+            self.loop.add_reader(listener, self._accept, listener)
 
     async def _admit(self, connection: Connection, accepted: socket.socket) -> None:
         """Takes in one connection from outside, up to the point where its protocol runs."""
@@ -382,7 +385,14 @@ class TcpTransport:
             if isinstance(error, asyncio.CancelledError):
                 raise
             if isinstance(error, ssl.SSLError):
-                self.warn("tls", "refused a peer: TLS failed: %s; its certificate must be of this cluster's CA", error)
+                text = "refused the peer at %s: %s; both ends need TLS and certificates of this cluster's authority"
+                self.warn(f"tls {connection.where}", text, connection.where, error)
+
+    def _admitted(self, connection: Connection, accepted: socket.socket, _: asyncio.Task[None]) -> None:
+        """The task of `_admit` has ended, perhaps cancelled before it began."""
+        if not connection.made:
+            self._abandon(connection)
+            accepted.close()
 
     # --- inside: dialling -------------------------------------------------------------------------------
 
@@ -466,10 +476,10 @@ class TcpTransport:
             log.info("cannot reach the peer at %s: %s; trying on", target.address, reason)
 
     def _abandon(self, connection: Connection) -> None:
-        """A connection that never came to be, or not all the way."""
+        """A connection that never came to be: uvloop does not always tell of the end of one cancelled on the way."""
         connection.close()
-        if not connection.abort():
-            self.gone(connection)
+        connection.abort()
+        self.gone(connection)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = self.loop.create_task(work)
