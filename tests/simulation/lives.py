@@ -302,9 +302,9 @@ class Lives:
             return False
         group = leaders[0].host.groups[number]
         members = [self.nodes[m.node] for m in group.configuration.members]
-        return group.applied == group.last_index and all(
-            n.host is not None and n.host.groups[number].applied == group.last_index for n in members
-        )
+        copies = [n.host.groups.get(number) for n in members if n.host is not None]
+        applied = [copy.applied for copy in copies if copy is not None]
+        return applied == [group.last_index] * len(members)
 
     def lost_voters(self, configuration: Configuration) -> list[Member]:
         """Voters whose data is gone or damaged: they count for nothing until they are replaced."""

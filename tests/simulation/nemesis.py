@@ -7,9 +7,30 @@ more is outside what any replication promises. Everything else may hit any numbe
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
+from typing import Protocol
 
-from .cluster import Cluster, SimNode
 from .disk import STAGES, Pace
+from .lives import SimNode
+from .loop import VirtualLoop
+from .network import Network
+
+
+class Target(Protocol):
+    """What faults are done to."""
+
+    loop: VirtualLoop
+    network: Network
+    nodes: dict[int, SimNode]
+
+    def note(self, text: str) -> None: ...
+    def start(self, node: SimNode) -> None: ...
+    def crash(self, node: SimNode, keep: int | None = None) -> None: ...
+    def later(self, seconds: float, action: Callable[..., object], *arguments: object) -> None: ...
+    def wipe_some(self, random: Random) -> None: ...
+    def rot_some(self, random: Random) -> None: ...
+    def transfer_some(self, random: Random) -> None: ...
+    def change_members(self, random: Random) -> None: ...
+
 
 Fault = Callable[[], Awaitable[None]]
 
@@ -17,7 +38,7 @@ Fault = Callable[[], Awaitable[None]]
 class Nemesis:
     """Runs faults for some virtual seconds. `losses` allows wiped disks and flipped bits."""
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
+    def __init__(self, cluster: Target, random: Random) -> None:
         self.cluster = cluster
         self.random = random
         faults: list[tuple[float, Fault]] = [

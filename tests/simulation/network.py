@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from consensus.messages import Message, decode_messages, encode_messages
+from consensus.messages import GroupMessage, Message, decode_messages, encode_messages
 from consensus.transport import Inbox, Peer
 
 from .loop import Process, VirtualLoop
@@ -69,11 +69,13 @@ class Pipe:
         self._arm()
 
     def repeat(self, delay: float) -> None:
-        """The last frames arrive once more: what a sender repeats after losing a connection."""
+        """What replicas said last arrives once more. Calls between brokers do not: no transport sends a frame twice, and
+        a call has no other guard; replicas must bear even that."""
         self._due = max(self._due, self.network.now + delay)
-        for frame in self.recent:
-            self.queue.append((self._due, frame))
-            self.bytes += len(frame)
+        for frame in list(self.recent):
+            again = encode_messages([m for m in decode_messages(frame) if isinstance(m, GroupMessage)])
+            self.queue.append((self._due, again))
+            self.bytes += len(again)
         self._arm()
 
     def _arm(self) -> None:

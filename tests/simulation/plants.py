@@ -6,7 +6,7 @@ this was written: the search begins there and goes on, because changes elsewhere
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -18,12 +18,14 @@ from consensus.model import Entry, HardState, Member
 from consensus.replication import Progress, Replication
 from consensus.snapshot import SnapshotReceiver
 from consensus.store import KeyRange
+from raftbroker.broker.routing import Mode, Router
+from raftbroker.state.leader import PartitionLeader
 from raftbroker.storage import layout
 from raftbroker.storage.store import LogStore
 
 from . import scripts
 from .cluster import Plan
-from .runner import Result, Script, quiet, random_script, run
+from .runner import Result, Script, quiet, random_script, run, run_brokers
 
 Replacement = tuple[type | Any, str, Callable[..., Any]]
 
@@ -38,6 +40,8 @@ class Plant:
     plan: Plan | None = None
     black_box: bool = False
     found_at: int = 0
+    broker: bool = False
+    """Whole nodes instead of bare replicas."""
     tries: int = 60
 
     @contextmanager
@@ -54,11 +58,12 @@ class Plant:
     def run(self, seed: int, *, planted: bool = True, keep_trace: bool = False) -> Result:
         """One run with the bug, or, for comparison, the same run without it."""
         quiet()
+        if self.broker:
+            with self.planted() if planted else nullcontext():
+                return run_brokers(seed, keep_trace=keep_trace)
         plan = self.plan or Plan.draw(Random(f"{seed}/plan"), 3)
         plan = replace(plan, black_box=self.black_box, weather=replace(plan.weather))
-        if not planted:
-            return run(seed, plan, self.script, keep_trace=keep_trace)
-        with self.planted():
+        with self.planted() if planted else nullcontext():
             return run(seed, plan, self.script, keep_trace=keep_trace)
 
 
@@ -227,6 +232,23 @@ def _learners_count() -> list[Replacement]:
     return [(Replication, "_followed", followed)]
 
 
+# --- the broker ------------------------------------------------------------------------------------------
+
+
+def _forgets_idempotency_keys() -> list[Replacement]:
+    return [(PartitionLeader, "_key", lambda self, partition, key: None)]
+
+
+def _repeats_what_is_unknown() -> list[Replacement]:
+    original = Router.at_leader
+
+    async def at_leader(self: Router, *arguments: Any, **named: Any) -> Any:
+        changed = [Mode.REPEATABLE if one is Mode.ONCE else one for one in arguments]
+        return await original(self, *changed, **named)
+
+    return [(Router, "at_leader", at_leader)]
+
+
 SMALL = Plan(voters=3, spares=1, log_entries_max=8, memory_bytes_max=500)
 
 SPLIT = Plan(voters=3, message_bytes_max=200, inflight_bytes_max=400)
@@ -250,4 +272,6 @@ PLANTS = {
     "reads-without-a-round": Plant("C6", _reads_without_a_round, scripts.stale_reader, Plan()),
     "unchecked-rows": Plant("C8", _unchecked_rows, scripts.flipped_bits, Plan(memory_bytes_max=500), found_at=2),
     "learners-count": Plant("C12", _learners_count, scripts.learner_load, Plan(voters=3, spares=2)),
+    "forgets-idempotency-keys": Plant("exactly once", _forgets_idempotency_keys, broker=True),
+    "repeats-what-is-unknown": Plant("exactly once", _repeats_what_is_unknown, found_at=15, broker=True),
 }

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
+from .brokers import BrokerCluster
 from .cluster import Cluster, Plan
+from .lives import Lives
 from .loop import VirtualLoop, run_simulation
 from .nemesis import Nemesis
 
@@ -65,12 +67,8 @@ async def random_script(cluster: Cluster) -> None:
 
 def run(seed: int, plan: Plan, script: Script, *, keep_trace: bool = False) -> Result:
     """Runs `script` on a fresh cluster, lets it settle, and judges. Never raises for what the run finds."""
-    result = Result(seed)
-    made: list[Cluster] = []
 
-    async def main(loop: VirtualLoop) -> None:
-        cluster = Cluster(loop, str(seed), plan, keep_trace)
-        made.append(cluster)
+    async def whole(cluster: Cluster) -> None:
         for node in cluster.nodes.values():
             cluster.start(node)
         await script(cluster)
@@ -79,6 +77,20 @@ def run(seed: int, plan: Plan, script: Script, *, keep_trace: bool = False) -> R
             await cluster.write(cluster.leaders(number)[0], number)
             await cluster.settle()
         cluster.verify()
+
+    return _judged(seed, lambda loop: Cluster(loop, str(seed), plan, keep_trace), whole)
+
+
+C = TypeVar("C", bound=Lives)
+
+
+def _judged(seed: int, make: Callable[[VirtualLoop], C], script: Callable[[C], Coroutine[Any, Any, None]]) -> Result:
+    result = Result(seed)
+    made: list[C] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        made.append(make(loop))
+        await script(made[0])
 
     gc.disable()  # Cycles are collected between runs: a finaliser in the midst of one would not be the seed's doing.
     try:
@@ -95,9 +107,41 @@ def run(seed: int, plan: Plan, script: Script, *, keep_trace: bool = False) -> R
     return result
 
 
+async def broker_client(cluster: BrokerCluster, random: Random, until: float) -> None:
+    pause = random.choice((0.05, 0.15))
+    while cluster.loop.time() < until:
+        await asyncio.sleep(random.expovariate(1 / pause))
+        if random.random() < 0.3:
+            await cluster.fetch(random)
+        else:
+            await cluster.produce(random)
+
+
+def run_brokers(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
+    """Whole nodes under the same faults: topics, offsets, reads and repairs through the broker."""
+    quiet()
+    plan = Plan.draw(Random(f"{seed}/plan"), voters)
+
+    async def script(cluster: BrokerCluster) -> None:
+        random = Random(f"{seed}/script")
+        for node in cluster.nodes.values():
+            cluster.start(node)
+        await cluster.make_topic(random)
+        until = cluster.loop.time() + random.uniform(4, 10)
+        clients = [broker_client(cluster, Random(f"{seed}/client{n}"), until) for n in range(random.randint(2, 5))]
+        tasks = [asyncio.create_task(one) for one in clients]
+        await Nemesis(cluster, Random(f"{seed}/nemesis")).run(until - cluster.loop.time())
+        await asyncio.gather(*tasks)
+        await cluster.settle()
+        await cluster.verify()
+
+    return _judged(seed, lambda loop: BrokerCluster(loop, str(seed), plan, keep_trace), script)
+
+
 def quiet() -> None:
     """What nodes log in a simulated disaster is of no use; the trace tells more."""
-    logging.getLogger("consensus").setLevel(logging.CRITICAL + 1)
+    for name in ("consensus", "raftbroker"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def run_seed(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from .runner import run_seed
+from .runner import run_brokers, run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("voters", "first", "count"), [(3, 0, 60), (3, 60, 60), (3, 120, 60), (5, 0, 30), (1, 0, 30)])
+@pytest.mark.parametrize(("voters", "first", "count"), [(3, 0, 75), (3, 75, 75), (5, 0, 25), (1, 0, 25)])
 def test_seeds_pass(voters: int, first: int, count: int) -> None:
     acknowledged = 0
     for seed in range(first, first + count):
@@ -24,6 +24,18 @@ def test_seeds_pass(voters: int, first: int, count: int) -> None:
     assert acknowledged > 10 * count, "a run in which nothing is written proves nothing"
 
 
+@pytest.mark.parametrize(("voters", "count"), [(1, 4), (3, 12), (5, 3)])
+def test_whole_nodes_pass(voters: int, count: int) -> None:
+    acknowledged = 0
+    for seed in range(count):
+        result = run_brokers(seed, voters)
+        acknowledged += result.counts.get("acknowledged", 0)
+        if result.error is not None:
+            again = f"python -m tests.simulation --brokers --nodes {voters} --replay {seed} --trace"
+            raise AssertionError(f"seed {seed} failed: {result.error}; to see it: {again}") from result.error
+    assert acknowledged > 10 * count
+
+
 def test_one_seed_is_one_run() -> None:
     assert run_seed(7).digest == run_seed(7).digest
     assert run_seed(7).digest != run_seed(8).digest
@@ -31,7 +43,10 @@ def test_one_seed_is_one_run() -> None:
 
 def test_a_seed_is_the_same_run_in_any_process() -> None:
     """Sets of strings iterate in another order in each process: nothing may depend on that."""
-    code = "from tests.simulation.runner import run_seed; print([run_seed(s).digest for s in range(4)])"
+    code = (
+        "from tests.simulation.runner import run_brokers, run_seed\n"
+        "print([run(seed).digest for run in (run_seed, run_brokers) for seed in range(3)])"
+    )
     answers = {
         subprocess.run(
             [sys.executable, "-c", code],
