@@ -30,6 +30,7 @@ class Committer:
         self._durable = durable
         self._failed = failed
         self._pending: dict[int, Write] = {}
+        self._committing: dict[int, Write] = {}
         self._collecting = 1
         self._due = False
         self._task: asyncio.Task[None] | None = None
@@ -58,6 +59,11 @@ class Committer:
         hard_state = pending.hard_state if pending is not None else None
         self._pending[group] = Write(group, hard_state=hard_state, delete_payloads=payloads, remove=True)
 
+    def removing(self, group: int) -> bool:
+        """Whether a removal of the group is not on disk yet."""
+        parts = (self._pending.get(group), self._committing.get(group))
+        return any(part is not None and part.remove for part in parts)
+
     def _part(self, group: int) -> Write:
         write = self._pending.get(group)
         if write is None:
@@ -82,8 +88,10 @@ class Committer:
         try:
             while self._due:
                 batch, ticket = self._pending, self._collecting
+                self._committing = batch
                 self._pending, self._collecting, self._due = {}, ticket + 1, False
                 await self._commit(list(batch.values()))
+                self._committing = {}
                 self.batches += 1
                 for group in batch:
                     self._durable(group, ticket)

@@ -170,6 +170,7 @@ class Group:
             self._persist,
             self._role_changed,
         )
+        self.configured()
 
     # --- what others may look at ---
 
@@ -548,7 +549,12 @@ class Group:
         return ticket
 
     def configured(self) -> None:
-        self.elector.set_voters(self.configuration.voters)
+        """A voter whose removal is not yet committed still campaigns, or a group of two could be left with no one who
+        may (dissertation, 4.2.2)."""
+        me, voters = self._around.me, self.configuration.voters
+        since = self.replication.log.configurations_since(self.commit)
+        leaving = me not in voters and any(me in configuration.voters for configuration in since)
+        self.elector.set_voters(voters, being_removed=leaving)
 
     # --- applying ---
 
@@ -586,6 +592,7 @@ class Group:
 
     def _configuration_applied(self) -> None:
         """A leader that is no voter any more goes, once that is committed (C12)."""
+        self.configured()
         settled = self.replication.log.configuration_index <= self.applied
         if self.elector.role is Role.LEADER and settled and self._around.me not in self.configuration.voters:
             self.elector.step_down()
@@ -657,7 +664,7 @@ class Group:
         self._sizes, self._sizes_sum = [], 0
         self.applied = base.index
         self.machine.restore(install.state, base.index)
-        self.elector.set_voters(base.configuration.voters)
+        self.configured()
         self.proposals.skipped(base.index)
         self.replication.installed(base.index)
         self._applied_waits.reached(base.index)

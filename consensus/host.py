@@ -81,12 +81,17 @@ class Host:
     ) -> Group:
         """Opens this node's replica of `group`.
 
-        Where none was ever here it is made, with `configuration` as the group's first, else empty and a learner.
-        `prefer`: if the group is new, this node asks to lead it at once. Raises Damaged."""
+        Where none was ever here it is made, with `configuration` as the group's first, else empty and a learner; one
+        that was removed comes back as an empty learner. `prefer`: if the group is new, this node asks to lead it at
+        once. Raises Damaged, and ValueError while a removal is not on disk yet."""
         if group in self.groups:
             raise ValueError(f"group {group} is open already")
+        if self.committer.removing(group):
+            raise ValueError(f"group {group} is still being removed")
         if self.store.marked(group):
             image = self.store.load(group)
+            if group not in self.store.groups():
+                self.committer.pending(group)[0].create = image.base
         else:
             base = LogBase(0, 0, configuration or Configuration())
             self.committer.pending(group)[0].create = base

@@ -81,6 +81,11 @@ class RaftLog:
             found = configuration
         return found
 
+    def configurations_since(self, index: int) -> list[Configuration]:
+        """The one in force at `index`, and all that follow it."""
+        later = [configuration for at, configuration in self._configurations if at > index]
+        return [self.configuration_at(index), *later]
+
     # --- changes ---
 
     def append(self, entries: list[Entry] | tuple[Entry, ...]) -> None:

@@ -189,5 +189,3 @@ def encode_messages(messages: list[Message]) -> bytes:
 def decode_messages(body: bytes | memoryview) -> list[Message]:
     """Raises msgspec.DecodeError (ValidationError is one) for anything that is not a list of messages."""
     return list(_decoder.decode(body))
-
-

@@ -81,9 +81,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     crc: int
 
     @classmethod
-    def of(
-        cls, term: int, index: int, kind: int, command: bytes = b"", payloads: tuple[Payload, ...] = ()
-    ) -> "Entry":
+    def of(cls, term: int, index: int, kind: int, command: bytes = b"", payloads: tuple[Payload, ...] = ()) -> "Entry":
         crc = entry_crc(term, index, kind, command, [(p.key, len(p.data), p.crc) for p in payloads])
         return cls(term, index, kind, command, payloads, crc)
 

@@ -329,9 +329,14 @@ class Replication:
         elif progress is not None:
             progress.asked = False
 
+    @property
+    def _may_speak(self) -> bool:
+        """Leads, in a term that is on disk: a single voter is elected in the call that begins the term (C1)."""
+        return self.leading and self._ticket_durable >= self._term_ticket
+
     def flush(self) -> None:
         """Sends every follower what it lacks, as far as the bounds let; called once per loop turn."""
-        if self.leading:
+        if self._may_speak:
             for member, progress in self.followers.items():
                 self._flush_one(member, progress)
 
@@ -369,7 +374,7 @@ class Replication:
 
     def heartbeat(self) -> None:
         """One round to every member; also asks again where an answer is overdue. Called every heartbeat interval."""
-        if not self.leading:
+        if not self._may_speak:
             return
         self.round += 1
         for member, progress in self.followers.items():
@@ -385,7 +390,7 @@ class Replication:
 
     def tell_commit(self) -> None:
         """Lets followers know of a commit that no append has carried yet. Called every tick."""
-        if not self.leading:
+        if not self._may_speak:
             return
         for member, progress in self.followers.items():
             known = min(self.commit, progress.match)

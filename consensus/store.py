@@ -36,7 +36,8 @@ class Write(msgspec.Struct):
 
     group: int
     create: LogBase | None = None
-    """Makes the group's replica, empty, with this base. Refused (ValueError) where the group's marker stands."""
+    """Makes the group's replica, empty, with this base. Where the group's marker stands it may only come back as an
+    empty learner, with the base that says nothing; any other is refused (ValueError)."""
     hard_state: HardState | None = None
     install: Install | None = None
     truncate_from: int | None = None
@@ -135,7 +136,8 @@ class Store(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether new entries would be refused with StoreFull right now; cheap enough to ask per proposal."""
+        """Whether nothing but what frees space should be proposed now; asked for every proposal. `write` takes more
+        than that for a while, so that what was proposed before, and deletions, get through."""
 
 
 class Disk(Protocol):

@@ -3,7 +3,7 @@
 `Core` is everything of a node but the outside world: store, transport, disk and clocks are handed in, so that the
 simulation runs the very same thing. `Node` gives it the real ones and opens the front doors.
 
-Start-up, in order: the store's files are checked and opened; the directory's identity is read and its boot counter raised
+Start-up, in order: the files of the store are checked and opened; the identity is read and the boot counter raised
 durably; the front door listens (alive, not ready); peers are dialled; the node belongs to a cluster, at once if it did
 before; the control group opens, then the data groups that the control state names; the node is ready once the
 control state has caught up.

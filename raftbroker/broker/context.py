@@ -46,7 +46,7 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     kafka: str = ""
     default_partitions: int = 1
     default_replication_factor: int = 3
-    """Lowered to the number of live nodes."""
+    """May be more than there are nodes yet: the missing replicas are made as nodes join."""
     topic_defaults: Mapping[str, str] = {}
     """Topic configs for topics that do not set them, by Kafka's names."""
     entry_bytes_max: int = 4 * _MIB

@@ -198,7 +198,7 @@ class Controller:
                 )
             self._check_room(more)
             nodes = self._placeable(live)
-            factor = self._factor(topic.replication_factor, nodes)
+            factor = topic.replication_factor
             beside = [p.group for p in topic.partitions]
             placement = place(more, factor, self._loads(), nodes, self._context.control.next_group_id, beside)
             if request.validate_only:
@@ -248,8 +248,10 @@ class Controller:
         return nodes
 
     def _factor(self, asked: int, nodes: list[int]) -> int:
+        """What was asked for, or the default, which may be more than there are nodes yet: the replicas that lack come
+        with the nodes that join."""
         if asked == 0:
-            return max(1, min(self._context.options.default_replication_factor, len(nodes)))
+            return self._context.options.default_replication_factor
         check_replication_factor(asked)
         registered = len(self._context.control.nodes())
         if asked > len(nodes):

@@ -50,7 +50,7 @@ class Health:
             known = self._reports.leadership(state.id)
             if self._reports.leader_report(state.id) is None:
                 leaderless.add(state.id)
-            if len(known.in_sync.intersection(state.nodes)) < state.replication_factor:
+            if len(known.in_sync.intersection(state.nodes)) < min(state.replication_factor, len(nodes)):
                 too_few.add(state.id)
         places = [
             (f"{topic.name}/{number}", place.group)

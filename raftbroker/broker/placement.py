@@ -48,10 +48,10 @@ def place(
 ) -> Placement:
     """Groups for `count` new partitions of one topic.
 
-    `nodes` are the live ones, at least as many as the replication factor; `next_group` is the first free group id;
-    `beside` lists the group of each partition the topic has already.
+    `nodes` are the live ones; where they are fewer than the replication factor, new groups have fewer replicas for
+    now. `next_group` is the first free group id; `beside` lists the group of each partition the topic has already.
     """
-    if not 1 <= replication_factor <= len(nodes):
+    if replication_factor < 1 or not nodes:
         raise ValueError(f"replication factor {replication_factor} on {len(nodes)} nodes")
     live = frozenset(nodes)
     usable = [g for g in groups if g.replication_factor == replication_factor and live.issuperset(g.nodes)]
@@ -111,10 +111,14 @@ def _spread(count: int, candidates: Sequence[GroupLoad], beside: Sequence[int]) 
 
 
 def joiners(
-    placed: Sequence[int], replication_factor: int, groups: Sequence[GroupLoad], nodes: Sequence[int]
+    group: int, placed: Sequence[int], replication_factor: int, groups: Sequence[GroupLoad], nodes: Sequence[int]
 ) -> tuple[int, ...]:
-    """The nodes of a group once it has gained what it lacks of its replication factor, as far as there are nodes:
-    the ones it has, in their order, then those that hold fewest replicas."""
+    """The nodes of a group once it has gained what it lacks of its replication factor, as far as there are nodes: the
+    ones it has, then those that hold fewest replicas. The first, which is preferred to lead, is the one of them that
+    is preferred by fewest other groups, so that a cluster that has grown shares the work."""
     holds = Counter(node for g in groups for node in g.nodes)
+    leads = Counter(g.nodes[0] for g in groups if g.nodes and g.id != group)
     free = sorted((node for node in nodes if node not in placed), key=lambda node: (holds[node], node))
-    return (*placed, *free[: max(0, replication_factor - len(placed))])
+    chosen = [*placed, *free[: max(0, replication_factor - len(placed))]]
+    first = min(chosen, key=lambda node: (leads[node], chosen.index(node)))
+    return (first, *(node for node in chosen if node != first))

@@ -163,8 +163,8 @@ class Reconciler:
         live = await self._reports.live()
         nodes = [node.id for node in self._context.control.nodes() if node.id in live]
         loads = [load_of(group, 0) for group in self._context.control.groups()]
-        placed = joiners(state.nodes, state.replication_factor, loads, nodes)
-        if placed != state.nodes:
+        placed = joiners(state.id, state.nodes, state.replication_factor, loads, nodes)
+        if set(placed) != set(state.nodes):
             await self._controller.propose(SetPlacement(state.id, placed), STEP_SECONDS)
 
     async def _members_of(self, group: int, wanted: list[Member], voters_max: int, *, exact: bool) -> None:

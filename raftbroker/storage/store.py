@@ -12,7 +12,7 @@ import google_crc32c
 import msgspec
 
 from consensus.errors import Damaged, EntriesGone, StoreFull
-from consensus.model import Configuration, Entry, EntryKind, Payload, decode_configuration
+from consensus.model import Configuration, Entry, EntryKind, LogBase, Payload, decode_configuration
 from consensus.store import GroupImage, KeyRange, Write
 from raftbroker.storage import layout
 from raftbroker.storage.engine import Engine, EngineView, Reads
@@ -25,9 +25,10 @@ _MIB = 1 << 20
 class LogStore:
     """Implements `consensus.store.Store`; see there for what each method promises.
 
-    `reserve_bytes` of the disk are left for deletions and compaction: below that, writes that bring entries or
-    payloads are refused with StoreFull, until a quarter more than that is free again. `on_full` is told of
-    either change, in whichever thread noticed."""
+    `reserve_bytes` of the disk are left for deletions and compaction: below that the store is `full`, and new records
+    are refused before they are proposed, until a quarter more than that is free again. What has been proposed, and
+    deletions, are still written; below a quarter of the reserve `write` refuses with StoreFull all that brings
+    entries or payloads. `on_full` is told of a change of `full`, in whichever thread noticed."""
 
     def __init__(
         self, engine: Engine, *, reserve_bytes: int = 0, on_full: Callable[[bool], None] = lambda full: None
@@ -65,6 +66,9 @@ class LogStore:
 
     def load(self, group: int) -> GroupImage:
         get = self._engine.get
+        if group in self._marked and group not in self._replicas:
+            removed = layout.read_hard_state(group, get("node", layout.meta_key(group, layout.HARD_STATE)))
+            return GroupImage(group, removed, LogBase(), 0, [], [], 0, 0, {})
         base = layout.read_base(group, get("node", layout.meta_key(group, layout.BASE)))
         applied = layout.read_number(group, "applied", get("node", layout.meta_key(group, layout.APPLIED)))
         commit = layout.read_number(group, "commit", get("node", layout.meta_key(group, layout.COMMIT)))
@@ -175,10 +179,10 @@ class LogStore:
         for write in writes:
             builder.add(write)
         self._measure(builder.batch.size)
-        if self._full and not all(write.frees_space for write in writes):
+        if self._full and self._spent(builder.batch.size) and not all(write.frees_space for write in writes):
             raise StoreFull(
-                f"the disk has {self._engine.free_bytes() // _MIB} MiB left, and {self._reserve // _MIB} MiB are kept "
-                "for deletions: delete topics, lower retention or free space"
+                f"the disk has {self._engine.free_bytes() // _MIB} MiB left, and {self._reserve // 4 // _MIB} MiB are "
+                "kept for deletions: delete topics, lower retention or free space"
             )
         self._engine.write(builder.batch)
         self._replicas.update(builder.replicas)
@@ -199,6 +203,10 @@ class LogStore:
         if self._full:
             self._measure(0)
         return self._full
+
+    def _spent(self, coming: int) -> bool:
+        """Whether the reserve is needed for what frees space."""
+        return self._engine.free_bytes() < self._reserve // 4 + coming
 
     def _measure(self, coming: int) -> None:
         """Looks at the disk, `coming` more bytes being about to be written."""

@@ -95,8 +95,10 @@ class BatchBuilder:
         return replica
 
     def _create(self, group: int, base: LogBase) -> None:
-        if group in self._marked or group in self.replicas or group in self.removed:
-            raise ValueError(f"group {group} has or had a replica in this store: it is never made anew")
+        if self._replica(group) is not None or group in self.removed:
+            raise ValueError(f"group {group} has a replica in this store")
+        if group in self._marked and base != LogBase():
+            raise ValueError(f"group {group} had a replica in this store: it may come back as an empty learner only")
         self.replicas[group] = Replica(base.index, base.index)
         self.batch.put("node", layout.meta_key(group, layout.MARKER), b"")
         self.batch.put("node", layout.meta_key(group, layout.BASE), layout.encode_meta(base))
@@ -176,12 +178,13 @@ class BatchBuilder:
         replica.base = base.index
 
     def _remove(self, group: int, replica: Replica) -> None:
-        """The payloads of entries go too: those not yet applied are in no range that the caller knows."""
+        """The payloads of entries go too: those not yet applied are in no range that the caller knows. Marker and
+        hard state stay."""
         for key in self._payload_keys(group, replica.base + 1, replica.last):
             self.batch.delete("log", key)
         self._delete_entries(group, replica.base + 1, replica.last)
         self.batch.delete_range("state", layout.group_prefix(group), layout.group_end(group))
-        for field in (layout.HARD_STATE, layout.BASE, layout.APPLIED, layout.COMMIT):
+        for field in (layout.BASE, layout.APPLIED, layout.COMMIT):
             self.batch.delete("node", layout.meta_key(group, field))
         del self.replicas[group]
         self.removed.add(group)

@@ -93,13 +93,23 @@ def test_groups_on_a_dead_node_are_not_used() -> None:
     assert placement.groups != (1,)
 
 
-def test_too_few_nodes_are_refused() -> None:
-    with pytest.raises(ValueError):
-        place(1, 3, [], [1, 2], 1)
+def test_a_group_is_made_with_fewer_replicas_while_there_are_fewer_nodes() -> None:
+    placement = place(2, 3, [], [1, 2], 1)
+    assert [new.nodes for new in placement.new] == [(1, 2), (2, 1)]
+    with pytest.raises(ValueError, match="on 0 nodes"):
+        place(1, 3, [], [], 1)
 
 
 def test_groups_gain_the_nodes_they_lack() -> None:
     groups = [GroupLoad(1, 3, (1,), 0), GroupLoad(2, 1, (2,), 0)]
-    assert joiners((1,), 3, groups, [1, 2, 3]) == (1, 3, 2)
-    assert joiners((1,), 3, groups, [1]) == (1,)
-    assert joiners((1, 2, 3), 3, groups, [1, 2, 3, 4]) == (1, 2, 3)
+    assert joiners(1, (1,), 3, groups, [1, 2, 3]) == (1, 3, 2)
+    assert joiners(1, (1,), 3, groups, [1]) == (1,)
+    assert joiners(1, (1, 2, 3), 3, groups, [1, 2, 3, 4]) == (1, 2, 3)
+
+
+def test_a_cluster_that_has_grown_shares_the_leading() -> None:
+    groups = [GroupLoad(1, 3, (1,), 0), GroupLoad(2, 3, (1,), 0)]
+    grown = joiners(1, (1,), 3, groups, [1, 2, 3])
+    assert grown == (2, 1, 3)
+    groups = [GroupLoad(1, 3, grown, 0), GroupLoad(2, 3, (1,), 0)]
+    assert joiners(2, (1,), 3, groups, [1, 2, 3]) == (1, 2, 3)

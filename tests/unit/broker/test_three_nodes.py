@@ -221,7 +221,6 @@ def damage(node: TestNode, partition: int, base_offset: int) -> None:
     node.store._engine.write(batch)
 
 
-@pytest.mark.xfail(strict=True, reason="a replica that was removed cannot be made anew in the same directory yet")
 def test_a_damaged_replica_leaves_and_rejoins(tmp_path: Path) -> None:
     async def main() -> None:
         async with cluster(tmp_path, 3) as nodes:

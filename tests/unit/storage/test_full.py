@@ -29,24 +29,26 @@ class RoomyEngine(RocksEngine):
         return self.room
 
 
-def test_below_the_reserve_only_what_frees_space_is_taken(tmp_path: Path) -> None:
+def test_below_the_reserve_it_is_full_and_below_a_quarter_of_it_only_what_frees_space_is_taken(tmp_path: Path) -> None:
     told: list[bool] = []
     engine = RoomyEngine(tmp_path / "db", RocksOptions(), create=True)
-    store = LogStore(engine, reserve_bytes=10 * MIB, on_full=told.append)
-    store.write([create(), Write(1, entries=entries(1, 9))])
-    engine.room = 10 * MIB + 50
+    store = LogStore(engine, reserve_bytes=12 * MIB, on_full=told.append)
+    store.write([create(), Write(1, entries=entries(1, 8))])
+    engine.room = 12 * MIB + 50
     assert not store.full
-    with pytest.raises(StoreFull, match="10 MiB left"):
+    store.write([Write(1, entries=entries(9, 9))])
+    assert store.full, "what was proposed before is still written"
+    engine.room = 3 * MIB + 50
+    with pytest.raises(StoreFull, match="3 MiB left"):
         store.write([Write(1, entries=entries(10, 10))])
-    assert store.full
     with pytest.raises(StoreFull):
         store.write([Write(1, commit=9), Write(1, entries=entries(10, 10))])
     assert store.load(1).last_index == 9
     store.write([Write(1, applied=9, commit=9, delete_payloads=[(payload_key(7, 0), payload_key(7, 5))])])
     assert store.entries(1, 6, 9, ALL) == entries(6, 9)
-    engine.room = 12 * MIB
+    engine.room = 14 * MIB
     assert store.full, "a little more than the reserve is not enough: it would flap"
-    engine.room = 13 * MIB
+    engine.room = 15 * MIB
     assert not store.full
     store.write([Write(1, entries=entries(10, 10))])
     assert told == [True, False]
@@ -69,10 +71,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def fill(disk: Path, leave: int) -> Path:
+def fill(disk: Path, leave: int, name: str = "filler") -> Path:
     """Somebody else's file that leaves that many bytes."""
     stats = os.statvfs(disk)
-    filler = disk / "filler"
+    filler = disk / name
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, stats.f_bavail * stats.f_frsize - leave)
     return filler
@@ -85,17 +87,20 @@ def test_the_ballast_goes_first_and_comes_back(small_disk: Path) -> None:
     ballast = small_disk / "data" / "ballast"
     store.write([create(), Write(1, entries=entries(1, 5))])
     assert ballast.stat().st_size == 8 * MIB
-    filler = fill(small_disk, 6 * MIB)
-    with pytest.raises(StoreFull):
-        store.write([Write(1, entries=entries(6, 6))])
-    assert not ballast.exists()
+    filler = fill(small_disk, 2 * MIB)
+    store.write([Write(1, entries=entries(6, 6))])
     assert store.full
+    assert not ballast.exists(), "its room is for what was proposed before, and for deletions"
+    more = fill(small_disk, 2 * MIB, "more")
+    with pytest.raises(StoreFull):
+        store.write([Write(1, entries=entries(7, 7))])
     store.write([Write(1, truncate_from=4)])
     store.sync()
     assert opened.reopen().load(1).last_index == 3
     assert opened.store.full
     assert not ballast.exists()
     filler.unlink()
+    more.unlink()
     assert not opened.store.full
     assert ballast.stat().st_size == 8 * MIB
     opened.store.write([Write(1, entries=entries(4, 6))])

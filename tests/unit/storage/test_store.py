@@ -4,7 +4,7 @@ import pytest
 
 from consensus.errors import Damaged, EntriesGone, InvariantBroken
 from consensus.model import Configuration, Entry, EntryKind, HardState, LogBase, Member, Payload, encode_configuration
-from consensus.store import Install, Write
+from consensus.store import GroupImage, Install, Write
 from raftbroker.storage import layout, payload_key
 from raftbroker.storage.engine import Batch
 from tests.unit.storage.conftest import Opened
@@ -77,22 +77,33 @@ def test_groups_do_not_see_one_another(opened: Opened) -> None:
                 assert store.entries(group, 1, 1, ALL) == [entry(1, partition=n)]
 
 
-def test_a_removed_group_is_gone_but_marked(opened: Opened) -> None:
+def test_a_removed_group_is_gone_but_its_marker_and_hard_state(opened: Opened) -> None:
     store = opened.store
-    store.write([create(), Write(1, entries=entries(1, 40), applied=20, state={b"a": b"1"}, commit=20)])
+    voted = HardState(7, Member(2, "b" * 32))
+    store.write([create(), Write(1, hard_state=voted, entries=entries(1, 40), applied=20, state={b"a": b"1"})])
     store.write([Write(1, remove=True, delete_payloads=[(payload_key(7, 0), payload_key(7, 20))])])
     for store in opened.before_and_after_restart():
         assert store.groups() == []
         assert store.marked(1)
         assert store.payload_digests([payload_key(7, n) for n in range(50)]) == {}
-        with pytest.raises(Damaged):
-            store.load(1)
+        assert store.load(1) == GroupImage(1, voted, LogBase(), 0, [], [], 0, 0, {})
         with pytest.raises(EntriesGone):
             store.entries(1, 1, 1, ALL)
-        with pytest.raises(ValueError, match="never made anew"):
-            store.write([create()])
+        with pytest.raises(ValueError, match="empty learner only"):
+            store.write([Write(1, create=LogBase(0, 0, Configuration((Member(1, "a" * 32),))))])
         with pytest.raises(ValueError, match="no replica"):
             store.write([Write(1, applied=1)])
+
+
+def test_a_removed_group_comes_back_as_an_empty_learner(opened: Opened) -> None:
+    store = opened.store
+    voted = HardState(7, Member(2, "b" * 32))
+    store.write([create(), Write(1, hard_state=voted, entries=entries(1, 4), state={b"a": b"1"}, applied=4)])
+    store.write([Write(1, remove=True)])
+    store.write([Write(1, create=LogBase(), entries=entries(1, 2))])
+    for store in opened.before_and_after_restart():
+        image = store.load(1)
+        assert (image.hard_state, image.last_index, image.applied, image.state) == (voted, 2, 0, {})
 
 
 def test_a_refused_batch_changes_nothing(opened: Opened) -> None:
