@@ -4,9 +4,7 @@ Payload bytes are those of a record batch: stored once, in the same write as the
 they count. Nothing of HTTP or of the broker is in it.
 """
 
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,39 +17,41 @@ CASES = ((200, 1), (200, 64), (16 << 10, 16), (1 << 20, 16))
 """(payload bytes, entries in flight)"""
 
 
-def run(
-    started: Started,
-    folder: Path,
-    settings: Settings,
-    tell: Callable[[str], None],
-    cases: tuple[tuple[int, int], ...] = CASES,
-    environment: dict[str, str] | None = None,
-) -> list[RaftResult]:
-    nodes = range(1, settings.nodes + 1)
-    port = free_base_port(nodes, range(20_000, 30_000, 16))
-    folder.mkdir(parents=True, exist_ok=True)
-    processes = [
-        started.start(
-            [sys.executable, "-m", "bench.raft_node", str(node), str(settings.nodes), str(folder), str(port)],
-            environment=environment,
-        )
-        for node in nodes
-    ]
-    results = []
-    for size, in_flight in cases:
-        case = RaftCase(size, in_flight, settings.raft, settings.warm_up)
-        tell(f"Raft alone, {case.name}, {case.seconds:g} s")
-        results.append(_ask(processes[0], case))
-    started.stop(processes)
-    return results
+def make_case(size: int, in_flight: int, settings: Settings) -> RaftCase:
+    return RaftCase(size, in_flight, settings.raft, settings.warm_up)
 
 
-def _ask(leader: subprocess.Popen[bytes], case: RaftCase) -> RaftResult:
-    assert leader.stdin is not None
-    assert leader.stdout is not None
-    leader.stdin.write(msgspec.json.encode(case) + b"\n")
-    leader.stdin.flush()
-    line = leader.stdout.readline()
-    if not line:
-        raise Failed("the leading process of the Raft case has ended; what it said stands above")
-    return msgspec.json.decode(line, type=RaftResult)
+class RaftGroup:
+    """The three processes; node 1 leads."""
+
+    def __init__(self, started: Started, folder: Path, nodes: int, environment: dict[str, str] | None = None) -> None:
+        self._started = started
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = range(1, nodes + 1)
+        port = free_base_port(numbers, range(20_000, 30_000, 16))
+        self._processes = [
+            started.start(
+                [sys.executable, "-m", "bench.raft_node", str(number), str(nodes), str(folder), str(port)],
+                environment=environment,
+            )
+            for number in numbers
+        ]
+
+    @property
+    def leader_pid(self) -> int:
+        return self._processes[0].pid
+
+    def measure(self, case: RaftCase) -> RaftResult:
+        """Raises Failed."""
+        leader = self._processes[0]
+        assert leader.stdin is not None
+        assert leader.stdout is not None
+        leader.stdin.write(msgspec.json.encode(case) + b"\n")
+        leader.stdin.flush()
+        line = leader.stdout.readline()
+        if not line:
+            raise Failed("the leading process of the Raft case has ended; what it said stands above")
+        return msgspec.json.decode(line, type=RaftResult)
+
+    def stop(self) -> None:
+        self._started.stop(self._processes)

@@ -164,6 +164,25 @@ class FailoverResult(msgspec.Struct, frozen=True):
     """From asking for a planned transfer of leadership."""
 
 
+class ProfileLine(msgspec.Struct, frozen=True):
+    where: str
+    seconds: float
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """Where a node's process spent CPU time during a case, from samples."""
+
+    case: str
+    cpu_seconds: float
+    """Of the whole process, the sampler's own included."""
+    threads: tuple[ProfileLine, ...]
+    """By thread; what no Python thread used was RocksDB's own."""
+    lines: tuple[ProfileLine, ...]
+    """By line: the time in it and in the C code it calls."""
+    functions: tuple[ProfileLine, ...]
+    """By function, with all that it calls."""
+
+
 class Target(msgspec.Struct, frozen=True):
     """One line of the issue's demands, in the measured unit."""
 
@@ -205,6 +224,7 @@ class Run(msgspec.Struct):
     http: list[HttpResult] = []
     memory: MemoryResult | None = None
     failover: FailoverResult | None = None
+    profiles: list[Profile] = []
     targets: list[Target] = []
 
 
