@@ -110,15 +110,14 @@ def test_transfer_and_return_of_leadership(tmp_path: Path) -> None:
             assert topic.partitions[0].leader == preferred
             target = topic.partitions[0].replicas[1]
             asker = next(node for node in nodes if node.id not in (preferred, target))
+            led: list[int] = []
+            for node in nodes:
+                host = node.broker._context.host
+                host.on_role(lambda g, id=node.id: led.append(id) if g.id == group and g.leading else None)
             await asker.broker.transfer_leadership(group, target)
-
-            def led_by(node: int) -> bool:
-                leader = nodes[node - 1].broker._context.host.groups[group]
-                return leader.leading
-
-            await until(lambda: led_by(target))
+            await until(lambda: target in led)
             await asker.broker.produce("t", 0, batch_of(b"x"))
-            await until(lambda: led_by(preferred))
+            await until(lambda: preferred in led)
 
     asyncio.run(main())
 
