@@ -36,7 +36,7 @@ def free_offset(nodes: int) -> int:
 class DevCluster:
     """Nodes 1..n, restarted by `dev` when they die."""
 
-    def __init__(self, folder: Path, nodes: int) -> None:
+    def __init__(self, folder: Path, nodes: int, restart: bool = True) -> None:
         self.folder = folder
         self.nodes = nodes
         self.offset = free_offset(nodes)
@@ -45,6 +45,7 @@ class DevCluster:
             [
                 *(str(Path(sys.executable).with_name("raftbroker")), "dev", "--nodes", str(nodes)),
                 *("--data", str(folder / "data"), "--port-offset", str(self.offset)),
+                *(() if restart else ("--no-restart",)),
             ],
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -103,8 +104,8 @@ class DevCluster:
 
 
 @contextlib.contextmanager
-def dev_cluster(folder: Path, nodes: int) -> Iterator[DevCluster]:
-    cluster = DevCluster(folder, nodes)
+def dev_cluster(folder: Path, nodes: int, restart: bool = True) -> Iterator[DevCluster]:
+    cluster = DevCluster(folder, nodes, restart)
     try:
         cluster.wait_ready()
         yield cluster

@@ -33,6 +33,9 @@ class Account:
     repeats: int = 0
     """Requests sent again under the same Idempotency-Key, because their outcome was not known."""
     records: int = 0
+    lines: Iterator[str] = field(default_factory=source_lines)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Of the batches, for their Idempotency-Keys."""
 
     def add(self, partition: int, offset: int, text: str) -> None:
         known = self.acknowledged.setdefault(partition, {})
@@ -41,11 +44,14 @@ class Account:
         self.records += 1
 
 
-async def create_topic(urls: list[str], partitions: int, replication_factor: int) -> None:
+async def create_topic(urls: list[str], partitions: int, replication_factor: int | None) -> None:
+    """None: the cluster's default factor."""
     async with aiohttp.ClientSession() as session:
         async with session.get(urls[0] + "/v3/clusters") as answer:
             cluster = (await answer.json())["data"][0]["cluster_id"]
-        body = {"topic_name": TOPIC, "partitions_count": partitions, "replication_factor": replication_factor}
+        body = {"topic_name": TOPIC, "partitions_count": partitions}
+        if replication_factor is not None:
+            body["replication_factor"] = replication_factor
         async with session.post(f"{urls[0]}/v3/clusters/{cluster}/topics", json=body) as answer:
             assert answer.status == 201, await answer.text()
 
@@ -81,16 +87,14 @@ async def produce_while(
     cluster_urls: list[str], clients: int, at_least: int, going: Callable[[], bool], account: Account
 ) -> None:
     """`clients` produce at once until `at_least` records are acknowledged and `going` says enough."""
-    lines = source_lines()
-    numbers = itertools.count()
     timeout = aiohttp.ClientTimeout(total=40)
 
     async def client(first: int) -> None:
         urls = itertools.islice(itertools.cycle(cluster_urls), first, None)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while going() or account.records < at_least:
-                batch = list(itertools.islice(lines, BATCH))
-                await produce_batch(session, urls, f"batch-{next(numbers)}", batch, account)
+                batch = list(itertools.islice(account.lines, BATCH))
+                await produce_batch(session, urls, f"batch-{next(account.numbers)}", batch, account)
 
     await asyncio.gather(*(client(n) for n in range(clients)))
 
