@@ -38,7 +38,7 @@ from consensus.transport import Peer, Transport
 from raftbroker.broker.broker import Broker
 from raftbroker.broker.context import CONTROL, BrokerOptions
 from raftbroker.config import Config, split_address
-from raftbroker.http import HttpOptions, ProcessUsage, make_app
+from raftbroker.http import HttpOptions, ProcessUsage, make_app, make_runner
 from raftbroker.state.control import ControlMachine
 from raftbroker.storage import LogStore, RecordReader, StorageOptions, open_store
 from raftbroker.storage.disk import ThreadDisk
@@ -198,9 +198,7 @@ class Node:
         )
         outside = Outside(time.monotonic, _wall, rng, lambda: uuid.uuid4().hex)
         disk = ThreadDisk(self._store, self._executor)
-        self.core = Core(
-            identity, self._store, records, disk, transport, outside, _settings(config), self._fatal
-        )
+        self.core = Core(identity, self._store, records, disk, transport, outside, _settings(config), self._fatal)
         await self._listen(self.core.broker, rng)
         await self.core.start()
 
@@ -215,15 +213,7 @@ class Node:
             requests_max=http.requests_max,
             request_timeout=http.request_timeout_ms / 1000,
         )
-        app = make_app(broker, options)
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            keepalive_timeout=options.keepalive_timeout,
-            shutdown_timeout=options.shutdown_timeout,
-            max_line_size=options.header_bytes_max,
-            max_field_size=options.header_bytes_max,
-        )
+        self._runner = make_runner(make_app(broker, options))
         await self._runner.setup()
         host, port = split_address(http.listen)
         await web.TCPSite(self._runner, host, port).start()
