@@ -81,7 +81,6 @@ INSTEAD = {
 ALLOWED_TO_TOUCH = {
     ("consensus/tcp.py", "socket.*"): "it is the transport: it listens for peers",
     ("consensus/tcp.py", "loop.create_connection"): "it is the transport: it dials peers",
-    ("raftbroker/storage/disk.py", "loop.run_in_executor"): "it is the writer thread's one user",
     ("raftbroker/storage/rocks.py", "time.sleep"): "waits out a write stall in the writer thread, never on the loop",
     ("raftbroker/config/sources.py", "pathlib.Path.read_text"): "reads the configuration file it is pointed to",
     ("raftbroker/config/checks.py", "pathlib.Path.read_text"): "reads peers.secret_file",
