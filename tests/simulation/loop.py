@@ -71,7 +71,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        when = self._now + delay
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._order += 1
+        heapq.heappush(self._timers, (when, self._order, timer))
+        return timer
 
     def create_task(self, coro: Any, *, name: Any = None, context: contextvars.Context | None = None) -> Any:
         task = asyncio.Task(coro, loop=self, name=name or "task", context=context)
@@ -88,6 +92,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         self._cancelled += 1
+
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        """A generator that nothing refers to any more belonged to a process that was killed: it is just gone."""
+        self._asyncgens.discard(agen)  # type: ignore[attr-defined]
 
     def _process_events(self, event_list: Any) -> None:
         """There are none: no selector."""

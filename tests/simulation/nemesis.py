@@ -63,7 +63,7 @@ class Nemesis:
         chosen = [fault for fault in faults if random.random() < 0.7] or faults
         self._weights = [weight for weight, _ in chosen]
         self._faults = [fault for _, fault in chosen]
-        self._pause_most = random.choice((0.3, 0.8, 2.0))
+        self._pause_most = random.choice((0.2, 0.6, 1.5))
 
     async def run(self, seconds: float) -> None:
         loop = self.cluster.loop

@@ -69,8 +69,8 @@ class Pipe:
         self._arm()
 
     def repeat(self, delay: float) -> None:
-        """What replicas said last arrives once more. Calls between brokers do not: no transport sends a frame twice, and
-        a call has no other guard; replicas must bear even that."""
+        """What replicas said last arrives once more, and they must bear it. Calls between brokers do not: no transport
+        sends a frame twice, and a call has no other guard."""
         self._due = max(self._due, self.network.now + delay)
         for frame in list(self.recent):
             again = encode_messages([m for m in decode_messages(frame) if isinstance(m, GroupMessage)])

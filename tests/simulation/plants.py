@@ -256,7 +256,7 @@ FIVE = Plan(voters=5, message_bytes_max=1, inflight_bytes_max=1)
 
 PLANTS = {
     "ack-before-fsync": Plant("C1", _ack_before_fsync),
-    "ack-before-fsync-unseen": Plant("C1", _ack_before_fsync, scripts.power_cuts, Plan(), True, 8),
+    "ack-before-fsync-unseen": Plant("C1", _ack_before_fsync, scripts.power_cuts, Plan(), True),
     "sync-does-nothing": Plant("C1", _sync_does_nothing, scripts.power_cuts, black_box=True),
     "leader-counts-itself-early": Plant("C1", _leader_counts_itself_early),
     "ack-without-its-term": Plant("C2", _ack_without_its_term, scripts.late_acknowledgement, Plan(voters=5)),
@@ -272,6 +272,6 @@ PLANTS = {
     "reads-without-a-round": Plant("C6", _reads_without_a_round, scripts.stale_reader, Plan()),
     "unchecked-rows": Plant("C8", _unchecked_rows, scripts.flipped_bits, Plan(memory_bytes_max=500), found_at=2),
     "learners-count": Plant("C12", _learners_count, scripts.learner_load, Plan(voters=3, spares=2)),
-    "forgets-idempotency-keys": Plant("exactly once", _forgets_idempotency_keys, broker=True),
-    "repeats-what-is-unknown": Plant("exactly once", _repeats_what_is_unknown, found_at=15, broker=True),
+    "forgets-idempotency-keys": Plant("exactly once", _forgets_idempotency_keys, found_at=3, broker=True),
+    "repeats-what-is-unknown": Plant("exactly once", _repeats_what_is_unknown, found_at=7, broker=True),
 }

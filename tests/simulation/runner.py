@@ -53,14 +53,14 @@ async def client(cluster: Cluster, random: Random, until: float) -> None:
 
 
 async def random_script(cluster: Cluster) -> None:
-    """The usual run: 3 to 8 s of faults under load."""
+    """The usual run: 2 to 6 s of faults under load."""
     random = Random(f"{cluster.seed}/script")
-    until = cluster.loop.time() + random.uniform(3, 8)
+    until = cluster.loop.time() + random.uniform(2, 6)
     tasks = [
         asyncio.create_task(client(cluster, Random(f"{cluster.seed}/client{n}"), until))
         for n in range(random.randint(1, 3))
     ]
-    await asyncio.sleep(random.choice((0.0, 0.5, 1.5)))
+    await asyncio.sleep(random.choice((0.0, 0.3, 1.0)))
     await Nemesis(cluster, Random(f"{cluster.seed}/nemesis")).run(until - cluster.loop.time())
     await asyncio.gather(*tasks)
 

@@ -98,7 +98,8 @@ def join(cluster: Cluster, one: list[SimNode], other: list[SimNode]) -> None:
 
 
 async def power_cuts(cluster: Cluster) -> None:
-    """All nodes lose power under load and keep only what was synced; the old leader is the last to come back."""
+    """All nodes lose power, often with the first acknowledgement, and keep only what was synced; the old leader is the
+    last to come back."""
     random = Random(f"{cluster.seed}/script")
     for _ in range(6):
         leader = await any_leader(cluster)
@@ -108,7 +109,10 @@ async def power_cuts(cluster: Cluster) -> None:
             node.platter.pace = Pace() if node is leader else Pace(0.03, 0.1)
         pending = propose(cluster, leader, 20, 1.0)
         tasks = [asyncio.create_task(cluster.finish(p)) for p in pending]
-        await asyncio.sleep(random.uniform(0.002, 0.05))
+        if random.random() < 0.5:
+            await asyncio.sleep(random.uniform(0.002, 0.05))
+        elif tasks:
+            await asyncio.wait(tasks, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
         for node in cluster.nodes.values():
             cluster.crash(node, keep=0)
             cluster.later(3.0 if node is leader else 0.1, cluster.start, node)

@@ -12,7 +12,7 @@ from .runner import run_brokers, run_seed
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("voters", "first", "count"), [(3, 0, 75), (3, 75, 75), (5, 0, 25), (1, 0, 25)])
+@pytest.mark.parametrize(("voters", "first", "count"), [(3, 0, 70), (3, 70, 70), (5, 0, 20), (1, 0, 40)])
 def test_seeds_pass(voters: int, first: int, count: int) -> None:
     acknowledged = 0
     for seed in range(first, first + count):
@@ -24,7 +24,7 @@ def test_seeds_pass(voters: int, first: int, count: int) -> None:
     assert acknowledged > 10 * count, "a run in which nothing is written proves nothing"
 
 
-@pytest.mark.parametrize(("voters", "count"), [(1, 4), (3, 12), (5, 3)])
+@pytest.mark.parametrize(("voters", "count"), [(1, 4), (3, 10), (5, 3)])
 def test_whole_nodes_pass(voters: int, count: int) -> None:
     acknowledged = 0
     for seed in range(count):
@@ -45,7 +45,7 @@ def test_a_seed_is_the_same_run_in_any_process() -> None:
     """Sets of strings iterate in another order in each process: nothing may depend on that."""
     code = (
         "from tests.simulation.runner import run_brokers, run_seed\n"
-        "print([run(seed).digest for run in (run_seed, run_brokers) for seed in range(3)])"
+        "print([run(seed).digest for run in (run_seed, run_brokers) for seed in range(2)])"
     )
     answers = {
         subprocess.run(
@@ -56,6 +56,6 @@ def test_a_seed_is_the_same_run_in_any_process() -> None:
             capture_output=True,
             text=True,
         ).stdout
-        for hash_seed in (1, 2, 3)
+        for hash_seed in (1, 2)
     }
     assert len(answers) == 1
