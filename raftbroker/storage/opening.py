@@ -69,6 +69,7 @@ def open_store(directory: Path, options: StorageOptions | None = None) -> tuple[
             engine,
             reserve_bytes=options.reserve_bytes,
             on_full=lambda full: ballast.give_up() if full else ballast.keep(),
+            reclaim=engine.reclaim,
         )
     except Damaged as error:
         if engine is not None:

@@ -11,9 +11,9 @@ What is worked around here, and nowhere else:
   per family, made while no write runs.
 - Errors are plain `Exception`s: `_translate` tells corruption, a full disk and the rest apart by their text.
 
-Records lie in blob files (BlobDB), decided by what is written to the disk per byte accepted, which bounds the rate once
-the disk is the limit: 768 MiB in batches of 16 over six partitions, half of it trimmed as it went, flushes and compaction
-counted (write_bytes of /proc/self/io), on the author's 2-core machine:
+Records lie in blob files (BlobDB), decided by the bytes that go to the disk per byte accepted: that bounds the rate
+once the disk is the limit. 768 MiB in batches of 16 over six partitions, half of it trimmed on the way, flushes and
+compaction counted (write_bytes of /proc/self/io):
 
                                           16 KiB values    1 MiB values
     in tables, levelled                        6.1              4.3
@@ -21,8 +21,9 @@ counted (write_bytes of /proc/self/io), on the author's 2-core machine:
     blobs, GC as set here                      2.1              2.0    (2.3 from 20 blob files on)
 
 2 is the floor: once to the write-ahead log, once to its place. Half the rate of plain appending needs just that. GC of
-the oldest quarter of blob files, RocksDB's default, moves records that nobody deleted; retention empties whole files by
-itself, so only the oldest twentieth is ever moved, and space left over by topics with different retention is found there.
+the oldest quarter of the blob files, RocksDB's default, moves records that nobody deleted. Retention mostly empties
+whole files, so only the oldest twentieth is looked at, until garbage grows past two fifths (a topic was deleted, whose
+records share files with others'): then half of them, until it is below one fifth.
 The price is reading: scanning 16 KiB values from the page cache runs at about a third of the speed of tables. Values
 under 4 KiB stay in the tables, where many of them are read at once.
 
@@ -34,7 +35,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -59,6 +60,8 @@ from raftbroker.storage.watermark import Watermark
 _MIB = 1 << 20
 _STALL_PAUSE_SECONDS = 0.002
 _STALL_PAUSES_MAX = 30_000
+_GC_CUTOFF_USUAL, _GC_CUTOFF_MUCH = "0.05", "0.5"
+_GC_CHECK_WRITES = 512
 
 
 class RocksOptions(msgspec.Struct, frozen=True):
@@ -91,6 +94,8 @@ class RocksEngine:
         self._write_options = WriteOptions()
         self._write_options.no_slowdown = True
         self._watermark = None if note is None else Watermark(note, path)
+        self._writes = 0
+        self._gc_cutoff = _GC_CUTOFF_USUAL
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         try:
@@ -124,6 +129,9 @@ class RocksEngine:
                 if not str(error).startswith("Result incomplete"):
                     raise self._failed(error) from error
             else:
+                self._writes += 1
+                if self._writes % _GC_CHECK_WRITES == 0:
+                    self._tune_gc()
                 return
             time.sleep(_STALL_PAUSE_SECONDS)
         raise OSError(f"{self.path}: RocksDB has refused a write for a minute because compaction is behind")
@@ -151,10 +159,33 @@ class RocksEngine:
         return free_bytes(self.path)
 
     def flush(self) -> None:
-        """Writes the memtables out to table files; only tests and tools need to."""
+        """Writes the memtables out to table files: their write-ahead logs can go."""
         with _translated(self.path):
             for family in self._families.values():
                 family.flush(True)
+
+    def reclaim(self, ranges: Sequence[tuple[bytes, bytes]]) -> None:
+        """Frees now what deletions in `log` will free one day; for a disk that is full. Takes up to seconds."""
+        self.flush()
+        with _translated(self.path):
+            for first, end in ranges:
+                self._families["log"].compact_range(first, end)
+        self._tune_gc()
+
+    def _tune_gc(self) -> None:
+        """See the module's docstring."""
+        family = self._families["log"]
+        total = family.property_int_value("rocksdb.live-blob-file-size") or 0
+        garbage = family.property_int_value("rocksdb.live-blob-file-garbage-size") or 0
+        cutoff = self._gc_cutoff
+        if garbage * 5 > total * 2:
+            cutoff = _GC_CUTOFF_MUCH
+        elif garbage * 5 < total:
+            cutoff = _GC_CUTOFF_USUAL
+        if cutoff != self._gc_cutoff:
+            with _translated(self.path):
+                family.set_options({"blob_garbage_collection_age_cutoff": cutoff})
+            self._gc_cutoff = cutoff
 
     def close(self) -> None:
         """Also ends every view and scan still open: only then does RocksDB let go of the directory."""
@@ -327,6 +358,6 @@ def _family_options(name: str, options: RocksOptions, cache: Cache) -> Options:
         made.set_min_blob_size(options.blob_bytes_min)
         made.set_blob_file_size(64 * _MIB)
         made.set_enable_blob_gc(True)
-        made.set_blob_gc_age_cutoff(0.05)
+        made.set_blob_gc_age_cutoff(float(_GC_CUTOFF_USUAL))
         made.set_blob_gc_force_threshold(0.5)
     return made

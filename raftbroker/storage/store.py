@@ -31,11 +31,17 @@ class LogStore:
     entries or payloads. `on_full` is told of a change of `full`, in whichever thread noticed."""
 
     def __init__(
-        self, engine: Engine, *, reserve_bytes: int = 0, on_full: Callable[[bool], None] = lambda full: None
+        self,
+        engine: Engine,
+        *,
+        reserve_bytes: int = 0,
+        on_full: Callable[[bool], None] = lambda full: None,
+        reclaim: Callable[[Sequence[KeyRange]], None] = lambda ranges: None,
     ) -> None:
         self._engine = engine
         self._reserve = reserve_bytes
         self._on_full = on_full
+        self._reclaim = reclaim
         self._full = False
         self._replicas: dict[int, Replica] = {}
         self._marked: set[int] = set()
@@ -189,6 +195,10 @@ class LogStore:
         self._marked.update(builder.replicas, builder.removed)
         for group in builder.removed:
             self._replicas.pop(group, None)
+        if self._full:
+            deleted = [keys for write in writes for keys in write.delete_payloads]
+            if deleted:
+                self._reclaim(deleted)
 
     def sync(self) -> None:
         self._engine.sync()

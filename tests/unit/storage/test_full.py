@@ -108,6 +108,35 @@ def test_the_ballast_goes_first_and_comes_back(small_disk: Path) -> None:
     opened.store.close()
 
 
+@pytest.mark.parametrize("size", [1_000, 20_000])
+def test_deleting_heals_a_disk_that_the_store_itself_has_filled(small_disk: Path, size: int) -> None:
+    options = StorageOptions(reserve_bytes=16 * MIB, ballast_bytes=4 * MIB, memtable_bytes=256 << 10)
+    store, _ = open_store(small_disk / "data", options)
+    store.write([create()])
+    last = 0
+    with contextlib.suppress(StoreFull):
+        while last * size < 64 * MIB:
+            store.write([Write(1, entries=entries(last + 1, last + 20, partition=last % 3, size=size))])
+            store.sync()
+            last += 20
+    assert store.full
+    assert 4 * MIB < last * size < 64 * MIB
+    gone = [(payload_key(partition, 0), payload_key(partition + 1, 0)) for partition in (0, 1)]
+    store.write([Write(1, applied=last, delete_payloads=gone)])
+    store.sync()
+    began = time.monotonic()
+    while store.full and time.monotonic() - began < 10:
+        time.sleep(0.05)
+    assert not store.full
+    store.write([Write(1, entries=entries(last + 1, last + 20, partition=2, size=size))])
+    store.close()
+    store, reader = open_store(small_disk / "data", options)
+    assert store.load(1).last_index == last + 20
+    assert reader.floor(0, 1 << 40) is None
+    assert len(reader.read(2, 0, 1 << 40, ALL)) >= last // 3
+    store.close()
+
+
 def test_no_space_at_all_refuses_and_heals(small_disk: Path) -> None:
     """What RocksDB makes of it when it meets the end of the disk itself: nothing synced is lost."""
     options = StorageOptions(reserve_bytes=0, ballast_bytes=0, memtable_bytes=512 << 10)
