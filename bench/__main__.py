@@ -87,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         default=RESULTS,
         metavar="DIR",
-        help="a folder on the disk to measure; all goes to a new folder in it, removed in the end (default: bench/results)",
+        help="on the disk to measure; all goes into a new folder in it, removed in the end (default: bench/results)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the results (default: see files)")
     parser.add_argument(

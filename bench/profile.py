@@ -11,6 +11,16 @@ from bench.results import Profile
 
 _SAMPLING = Path(__file__).parent / "sampling"
 _WAIT_SECONDS = 10.0
+_ALWAYS_THERE = (
+    "<frozen runpy>",
+    "threading.py",
+    "uvloop/__init__.py",
+    "asyncio/runners.py",
+    "concurrent/futures/",
+    "raftbroker/cli/server.py",
+    "bench/raft_node.py <module>",
+)
+"""Functions at the bottom of every stack say nothing."""
 
 
 class Profiling:
@@ -39,4 +49,6 @@ class Profiling:
             if time.monotonic() > deadline:
                 raise Failed(f"process {pid} has left no profile of {name}: does it run with another Python?")
             time.sleep(0.05)
-        return msgspec.json.decode(file.read_bytes(), type=Profile)
+        profile = msgspec.json.decode(file.read_bytes(), type=Profile)
+        functions = tuple(line for line in profile.functions if not line.where.startswith(_ALWAYS_THERE))
+        return msgspec.structs.replace(profile, functions=functions)

@@ -36,6 +36,7 @@ class RaftGroup:
             )
             for number in numbers
         ]
+        self._line()  # it leads
 
     @property
     def leader_pid(self) -> int:
@@ -45,13 +46,17 @@ class RaftGroup:
         """Raises Failed."""
         leader = self._processes[0]
         assert leader.stdin is not None
-        assert leader.stdout is not None
         leader.stdin.write(msgspec.json.encode(case) + b"\n")
         leader.stdin.flush()
-        line = leader.stdout.readline()
+        return msgspec.json.decode(self._line(), type=RaftResult)
+
+    def _line(self) -> bytes:
+        output = self._processes[0].stdout
+        assert output is not None
+        line = output.readline()
         if not line:
             raise Failed("the leading process of the Raft case has ended; what it said stands above")
-        return msgspec.json.decode(line, type=RaftResult)
+        return line
 
     def stop(self) -> None:
         self._started.stop(self._processes)

@@ -1,8 +1,8 @@
 """One of the processes that are nothing but consensus and storage: the Raft group alone.
 
 `python -m bench.raft_node ID NODES FOLDER PORT` runs a replica of one group with a state machine that does nothing;
-node i listens on PORT+i. Node 1 reads cases from standard input, one JSON object a line, drives each once it leads,
-and answers one JSON line per case. The others only follow. All end when standard input ends, so with the benchmark.
+node i listens on PORT+i. Node 1 says when it leads, then reads cases from standard input, one JSON object a line,
+drives each and answers one JSON line. The others only follow. All end when standard input ends, so with the benchmark.
 """
 
 import asyncio
@@ -163,13 +163,17 @@ async def serve(host: Host, group: Group, nodes: Sequence[int]) -> None:
     host.on_role(lambda changed: leads.set() if changed.leading else leads.clear())
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        case = msgspec.json.decode(line, type=RaftCase)
+    if host.me.node == 1:
         async with asyncio.timeout(LEAD_SECONDS):
             await leads.wait()
-        result = await drive(host, group, case, nodes)
-        sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
-        sys.stdout.buffer.flush()
+        say(b"leading")
+    while line := await reader.readline():
+        say(msgspec.json.encode(await drive(host, group, msgspec.json.decode(line, type=RaftCase), nodes)))
+
+
+def say(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
 
 
 async def run(node: int, count: int, folder: Path, port: int) -> int:

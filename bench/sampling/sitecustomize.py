@@ -1,10 +1,11 @@
 """A sampling profiler inside the nodes' processes, for `python -m bench --profile`.
 
 Python imports a module of this name at start-up from the path, which the benchmark extends for the processes it
-starts; BENCH_PROFILE names the folder to work in, and without it nothing happens. A thread looks a few hundred times a
-second where every Python thread is, and charges each with the CPU time it has used since the last look: a thread that
-waits costs nothing, and C code that a line calls is charged to that line. What the process used beyond its Python
-threads was used by RocksDB's own threads.
+starts; BENCH_PROFILE names the folder to work in, and without it nothing happens. After every few milliseconds of CPU
+time a signal looks where each Python thread is, and charges it with the CPU time it has used since the last look: a
+thread that waits costs nothing, and C code that a line calls is charged to that line. (A thread that looks would see
+the others mostly where they let go of the interpreter's lock.) What the process used beyond its Python threads was
+used by RocksDB's own threads.
 
 The file `window` in the folder names the case under way; whenever it changes, what was gathered under the last name
 goes to `PID-NAME.json`. It stands alone: a node's process can import nothing of the benchmark.
@@ -12,67 +13,71 @@ goes to `PID-NAME.json`. It stands alone: a node's process can import nothing of
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
-INTERVAL_SECONDS = 0.003
+INTERVAL_SECONDS = 0.002
 LINES_MAX = 60
-_OWN = "the sampler itself"
 
 
 class Sampler:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._window = str(folder / "window")
+        self._names: dict[CodeType, str] = {}
         self._changed = 0
         self._name = ""
+        self._began = 0.0
         self._clocks: dict[int, float] = {}
-        self._process = 0.0
         self._clear()
 
-    def run(self) -> None:
-        while True:
-            time.sleep(INTERVAL_SECONDS)
-            try:
-                changed = os.stat(self._folder / "window").st_mtime_ns
-            except FileNotFoundError:
-                continue
-            if changed != self._changed:
-                self._changed = changed
-                self._look()
-                self._dump()
-                self._name = (self._folder / "window").read_text()
-                self._clear()
-            elif self._name:
-                self._look()
+    def sample(self, number: int, frame: FrameType | None) -> None:
+        """The signal's handler; it runs in the main thread, which is at `frame`."""
+        try:
+            changed = os.stat(self._window).st_mtime_ns
+        except FileNotFoundError:
+            return
+        if changed != self._changed:
+            self._changed = changed
+            self._look(frame)
+            self._dump()
+            self._name = Path(self._window).read_text()
+            self._clear()
+        elif self._name:
+            self._look(frame)
 
     def _clear(self) -> None:
-        self._process = time.process_time()
-        self._began = self._process
+        self._began = time.process_time()
         self._clocks = {thread: _used(thread) for thread in sys._current_frames()}
-        self._threads: Counter[str] = Counter()
-        self._lines: Counter[str] = Counter()
-        self._functions: Counter[str] = Counter()
+        self._threads: defaultdict[str, float] = defaultdict(float)
+        self._lines: defaultdict[str, float] = defaultdict(float)
+        self._functions: defaultdict[str, float] = defaultdict(float)
 
-    def _look(self) -> None:
+    def _look(self, mine: FrameType | None) -> None:
         me = threading.get_ident()
         names = {thread.ident: thread.name for thread in threading.enumerate()}
-        for thread, frame in sys._current_frames().items():
+        for thread, other in sys._current_frames().items():
             now = _used(thread)
             used = now - self._clocks.get(thread, 0.0)
             self._clocks[thread] = now
-            if used <= 0:
-                continue
-            if thread == me:
-                self._threads[_OWN] += used
+            frame = mine if thread == me else other
+            if used <= 0 or frame is None:
                 continue
             self._threads[names.get(thread, "a thread that is gone")] += used
-            self._lines[f"{_where(frame)}:{frame.f_lineno}"] += used
-            for function in _functions(frame):
-                self._functions[function] += used
+            self._lines[f"{self._where(frame.f_code)}:{frame.f_lineno}"] += used
+            for code in _codes(frame):
+                self._functions[self._where(code)] += used
+
+    def _where(self, code: CodeType) -> str:
+        name = self._names.get(code)
+        if name is None:
+            name = self._names[code] = _where(code)
+        return name
 
     def _dump(self) -> None:
         if not self._name:
@@ -83,8 +88,8 @@ class Sampler:
             "case": self._name,
             "cpu_seconds": total,
             **{
-                name: [{"where": where, "seconds": seconds} for where, seconds in counter.most_common(LINES_MAX)]
-                for name, counter in (
+                name: [{"where": where, "seconds": seconds} for where, seconds in _most(times)]
+                for name, times in (
                     ("threads", self._threads),
                     ("lines", self._lines),
                     ("functions", self._functions),
@@ -105,17 +110,21 @@ def _used(thread: int) -> float:
         return 0.0
 
 
-def _where(frame: FrameType) -> str:
-    file = frame.f_code.co_filename
+def _most(times: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(times.items(), key=lambda item: -item[1])[:LINES_MAX]
+
+
+def _where(code: CodeType) -> str:
+    file = code.co_filename
     for folder in ("/site-packages/", f"/lib/python{sys.version_info.major}.{sys.version_info.minor}/"):
         file = file.rpartition(folder)[2]
-    return f"{os.path.relpath(file) if file.startswith('/') else file} {frame.f_code.co_qualname}"
+    return f"{os.path.relpath(file) if file.startswith('/') else file} {code.co_qualname}"
 
 
-def _functions(frame: FrameType | None) -> set[str]:
+def _codes(frame: FrameType | None) -> set[CodeType]:
     found = set()
     while frame is not None:
-        found.add(_where(frame))
+        found.add(frame.f_code)
         frame = frame.f_back
     return found
 
@@ -123,7 +132,9 @@ def _functions(frame: FrameType | None) -> set[str]:
 def _start() -> None:
     folder = os.environ.get("BENCH_PROFILE")
     if folder and {"raftbroker.cli.server", "bench.raft_node"} & set(sys.orig_argv):
-        threading.Thread(target=Sampler(Path(folder)).run, name=_OWN, daemon=True).start()
+        signal.signal(signal.SIGPROF, Sampler(Path(folder)).sample)
+        signal.siginterrupt(signal.SIGPROF, False)
+        signal.setitimer(signal.ITIMER_PROF, INTERVAL_SECONDS, INTERVAL_SECONDS)
 
 
 _start()
