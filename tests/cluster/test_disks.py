@@ -127,5 +127,7 @@ def test_a_single_node_grows_to_three_online(tmp_path: Path, capsys: pytest.Capt
         _produce(urls[1:], 5_000, account)
         read = asyncio.run(verify(urls[1:], account))
     with capsys.disabled():
-        print(f"\nthree voters everywhere {took:.1f} s after the last of it; {read} records read without the first node")
+        print(
+            f"\nthree voters everywhere {took:.1f} s after the last of it; {read} records read without the first node"
+        )
     assert read == account.records >= 25_000
