@@ -148,7 +148,7 @@ def _check_logs(directory: Path, manifest_path: Path, manifest: Manifest, logs: 
 
 def _check_reach(directory: Path, manifest: Manifest, logs: list[_Log], note: Note) -> None:
     """That what was noted as durable is there."""
-    if note.wal < manifest.oldest_log:
+    if note.wal < max(manifest.oldest_log, 1):
         return
     for needed in logs:
         if needed.number == note.wal:

@@ -24,13 +24,13 @@ _Job = tuple[Sequence[Write], "asyncio.Future[None]"]
 class ThreadDisk:
     """A `consensus.store.Disk` over a store and an executor of one thread, which has nothing else to do.
 
-    While commits come, one job holds the executor's thread; it ends by itself after half a second without any, so
-    that shutting the executor down never waits for longer."""
+    While commits come, one job holds the executor's thread. `close` ends it, and so does half a second without any
+    commit: shutting the executor down never waits for longer."""
 
     def __init__(self, store: Store, executor: Executor) -> None:
         self._store = store
         self._executor = executor
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._serving = False
 
@@ -43,16 +43,24 @@ class ThreadDisk:
                 self._serving = True
         await done
 
+    def close(self) -> None:
+        """Lets go of the executor's thread once what is under way is done."""
+        with self._lock:
+            if self._serving:
+                self._jobs.put(None)
+
     def _serve(self) -> None:
         while True:
-            try:
-                writes, done = self._jobs.get(timeout=_IDLE_SECONDS)
-            except queue.Empty:
+            job: _Job | None = None
+            with contextlib.suppress(queue.Empty):
+                job = self._jobs.get(timeout=_IDLE_SECONDS)
+            if job is None:
                 with self._lock:
                     if self._jobs.empty():
                         self._serving = False
                         return
                 continue
+            writes, done = job
             error: Exception | None = None
             try:
                 self._store.write(writes)

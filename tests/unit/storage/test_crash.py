@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from raftbroker.storage import open_store
 from tests.unit.storage.conftest import OPTIONS
 from tests.unit.storage.helpers import create
@@ -43,6 +45,30 @@ def run_and_kill(directory: Path, seconds: float) -> int:
         lines = (said + process.stdout.read()).split(b"\n")
     process.wait()
     return int(lines[-2])
+
+
+def write_a_little(directory: Path) -> None:
+    """Ends without closing: what recovery has just replaced is the newest there is."""
+    store, _ = open_store(directory, OPTIONS)
+    if not store.groups():
+        store.write([create()])
+    index = store.load(1).last_index
+    for step in range(index + 1, index + 4):
+        store.write([step_write(1, step)])
+        store.sync()
+    os._exit(0)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_crash_right_after_recovery_is_not_taken_for_damage(noted: bool, tmp_path: Path) -> None:
+    code = f"from tests.unit.storage.test_crash import *; write_a_little(Path({str(tmp_path)!r}))"
+    for _ in range(ROUNDS):
+        subprocess.run([sys.executable, "-c", code], check=True)
+        if not noted:
+            (tmp_path / "synced").unlink()
+    store, _ = open_store(tmp_path, OPTIONS)
+    assert store.load(1).last_index == 3 * ROUNDS
+    store.close()
 
 
 def test_what_was_synced_survives_kill_9(tmp_path: Path) -> None:

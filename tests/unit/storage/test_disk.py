@@ -79,3 +79,17 @@ def test_the_executor_shuts_down_soon_after_the_last_commit(opened: Opened) -> N
     began = time.monotonic()
     executor.shutdown(wait=True)
     assert time.monotonic() - began < 3
+
+
+def test_closing_lets_go_of_the_thread_at_once(opened: Opened, executor: ThreadPoolExecutor) -> None:
+    async def run() -> None:
+        disk = ThreadDisk(opened.store, executor)
+        await disk.commit([create()])
+        disk.close()
+        await disk.commit([Write(1, entries=[entry(1)])])
+        disk.close()
+        disk.close()
+
+    asyncio.run(run())
+    assert executor.submit(lambda: True).result(timeout=5)
+    assert opened.store.load(1).last_index == 1
