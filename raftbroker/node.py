@@ -170,6 +170,7 @@ class Node:
         """Ends with the cause once this node cannot go on: its process should stop."""
         self._store: LogStore | None = None
         self._executor: ThreadPoolExecutor | None = None
+        self._disk: ThreadDisk | None = None
         self._runner: web.AppRunner | None = None
         self.core: Core | None = None
 
@@ -197,8 +198,8 @@ class Node:
             tls=_peer_tls(config),
         )
         outside = Outside(time.monotonic, _wall, rng, lambda: uuid.uuid4().hex)
-        disk = ThreadDisk(self._store, self._executor)
-        self.core = Core(identity, self._store, records, disk, transport, outside, _settings(config), self._fatal)
+        self._disk = ThreadDisk(self._store, self._executor)
+        self.core = Core(identity, self._store, records, self._disk, transport, outside, _settings(config), self._fatal)
         await self._listen(self.core.broker, rng)
         await self.core.start()
 
@@ -230,7 +231,8 @@ class Node:
             await self._runner.cleanup()
         if self.core is not None:
             await self.core.stop()
-        if self._executor is not None:
+        if self._executor is not None and self._disk is not None:
+            self._disk.close()
             self._executor.shutdown(wait=True)
         if self._store is not None:
             self._store.close()

@@ -86,8 +86,10 @@ class DevCluster:
     def output(self) -> str:
         """What dev said, and the end of every node's log."""
         parts = [(self.folder / "dev.log").read_text(errors="replace")]
-        for log in sorted((self.folder / "data").glob("node-*/node.log")):
-            parts.append(f"--- {log.parent.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-30:]))
+        logs = sorted((self.folder / "data").glob("node-*/node.log"))
+        parts += [
+            f"--- {log.parent.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-30:]) for log in logs
+        ]
         return "\n".join(parts)
 
     def stop(self) -> int:

@@ -1,4 +1,4 @@
-"""A disk that is gone, and a cluster that grows from one node: nothing acknowledged is lost, nothing is done by hand."""
+"""A disk that is gone, and a cluster that grows from one node: nothing acknowledged is lost or done by hand."""
 
 import asyncio
 import contextlib

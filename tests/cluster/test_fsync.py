@@ -97,7 +97,7 @@ def test_acknowledgements_wait_for_the_fsync_of_a_majority_and_share_it(
     counts = [sum(began <= at <= ended for at in node) for node in synced]
     with capsys.disabled():
         print(
-            f"\n{len(windows)} records one by one, each with completed fsyncs on a majority before its acknowledgement; "
+            f"\n{len(windows)} records one by one, each acknowledged after completed fsyncs on a majority; "
             f"{acknowledged} records from 64 clients: {counts} fsyncs on the three nodes"
         )
     assert min(counts) > 0

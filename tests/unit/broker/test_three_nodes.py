@@ -113,7 +113,7 @@ def test_transfer_and_return_of_leadership(tmp_path: Path) -> None:
             led: list[int] = []
             for node in nodes:
                 host = node.broker._context.host
-                host.on_role(lambda g, id=node.id: led.append(id) if g.id == group and g.leading else None)
+                host.on_role(lambda g, at=node.id: led.append(at) if g.id == group and g.leading else None)
             await asker.broker.transfer_leadership(group, target)
             await until(lambda: target in led)
             await asker.broker.produce("t", 0, batch_of(b"x"))
