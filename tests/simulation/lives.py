@@ -143,7 +143,9 @@ class Lives:
     def note(self, text: str) -> None:
         line = f"{self.loop.time():.6f} {text}"
         self._hash.update(line.encode())
-        self.checks.count(" ".join(text.split()[:2]) if text.startswith("fault") else text.split()[0])
+        words = text.split()
+        if words[0] in ("fault", "crash", "start"):
+            self.checks.count(" ".join(words[: 1 + (words[0] == "fault")]))
         if self.trace is not None:
             self.trace.append(line)
 
@@ -241,6 +243,7 @@ class Lives:
         node.rotten = node.damaged = False
         self._adopt(node)
         self.note(f"node {node.id} has an empty disk")
+        self.checks.count("disks replaced")
 
     # --- what is watched ------------------------------------------------------------------------------
 
@@ -253,6 +256,7 @@ class Lives:
                     raise Violation(f"node {node.id} takes group {group.id} for damaged: {group.damaged}")
                 node.damaged = True
                 self.note(f"node {node.id} found damage: {group.damaged}")
+                self.checks.count("damage found")
 
     def watch_commit(self, node: SimNode, group: Group) -> None:
         if group.id not in node.commits:
@@ -339,6 +343,7 @@ class Lives:
         keys = node.platter.current[family].keys
         if node.up and keys and not node.rotten and self.may_lose(node):
             key = random.choice(keys)
+            self.checks.count("bits flipped")
             self.note(f"a bit flips on node {node.id}: {family} {key.hex()}")
             node.rotten = True
             node.platter.rot(family, key)
@@ -346,7 +351,9 @@ class Lives:
     def repair(self) -> None:
         self.network.heal()
         for node in self.nodes.values():
-            node.platter.stuck = False
+            node.platter.stuck = node.platter.failing = False
+            if node.disk is not None:
+                node.disk.on_stage = lambda stage: None
             node.platter.capacity = 1 << 40
             if node.up and node.rotten:
                 self.crash(node)

@@ -85,14 +85,15 @@ Truncates = Callable[[int, dict[int, tuple[int, int]]], None]
 
 
 def play(groups: Groups, write: Write) -> None:
+    """Of a group that is removed the hard state stays, and holds when it is made again."""
     if write.create is not None:
         made = groups.setdefault(write.group, ShadowGroup())
         made.base, made.last, made.applied = write.create, write.create.index, write.create.index
     group = groups.get(write.group)
     if group is not None:
         group.play(write)
-    if write.remove:
-        groups.pop(write.group, None)
+        if write.remove:
+            groups[write.group] = ShadowGroup(group.hard_state)
 
 
 class Shadow:
