@@ -1,4 +1,4 @@
-"""The committer over the real store, on an engine in memory: what is in a batch, in which order, and when it is told."""
+"""The committer over the real store, on an engine in memory: what a batch holds, in which order, when it is told."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence

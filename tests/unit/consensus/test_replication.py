@@ -1,4 +1,4 @@
-"""`Replication` alone: two logs that differ as Raft lets them differ, a disk that lags, a network that does what it likes.
+"""`Replication` alone: logs that differ as Raft lets them differ, a disk that lags, a network that does what it likes.
 
 The properties: whatever arrives in whatever order, however often, nothing at or below a commit index is truncated, an
 acknowledgement never says more than is on the follower's disk and equal to the leader's log, and once messages get
