@@ -24,12 +24,13 @@ import uvloop
 from bench.results import RaftCase, RaftResult, quantile
 from consensus.election import ElectionTiming
 from consensus.formation import Formation
-from consensus.group import Group, GroupLimits
+from consensus.group import Group
 from consensus.host import Host
 from consensus.identity import take_identity
 from consensus.machine import Applied
 from consensus.model import Entry, Payload
 from consensus.rpc import Rpc
+from consensus.status import GroupLimits
 from consensus.store import KeyRange, Store
 from consensus.tcp import TcpTransport
 from consensus.transport import Peer

@@ -14,8 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import msgspec
-
+from consensus import changes
 from consensus.commit import Committer
 from consensus.election import ElectionTiming, Elector, Role
 from consensus.errors import Busy, ChangeRefused, ConsensusError, Damaged, NotLeader, Refused, StoreFull, Unknown
@@ -39,8 +38,9 @@ from consensus.messages import (
     Vote,
 )
 from consensus.model import Configuration, Entry, EntryKind, HardState, LogBase, Member, Payload, encode_configuration
-from consensus.replication import Limits, Replication, State
+from consensus.replication import Replication, State
 from consensus.snapshot import SnapshotReceiver, SnapshotSender
+from consensus.status import FollowerStatus, GroupLimits, GroupStatus
 from consensus.store import GroupImage, Install, KeyRange, Store
 from consensus.waiting import Proposals, Thresholds
 
@@ -52,47 +52,6 @@ CAUGHT_UP_ENTRIES = 64
 """A learner that lacks no more than this may be promoted."""
 
 _ELECTION = (PreVote, PreVoteReply, RequestVote, Vote, TimeoutNow)
-
-
-class GroupLimits(msgspec.Struct, frozen=True):
-    """Bounds of one group on one node."""
-
-    replication: Limits = Limits()
-    log_entries_max: int = 20_000
-    """Applied entries kept for followers that lag; half of them stay when the log's start moves."""
-    log_bytes_max: int = 128 << 20
-    memory_bytes_max: int = 4 << 20
-    """Newest entries kept in memory."""
-    proposals_max: int = 10_000
-    proposal_bytes_max: int = 64 << 20
-    """Proposed here and not yet decided: beyond either, a proposal is refused with Busy."""
-
-
-class FollowerStatus(msgspec.Struct, frozen=True):
-    node: int
-    match: int
-    next: int
-    state: str
-
-
-class GroupStatus(msgspec.Struct, frozen=True):
-    """What one node says of one group."""
-
-    group: int
-    node: int
-    role: str
-    term: int
-    leader: int | None
-    leading: bool
-    voters: tuple[Member, ...]
-    learners: tuple[Member, ...]
-    first_index: int
-    last_index: int
-    durable: int
-    commit: int
-    applied: int
-    followers: tuple[FollowerStatus, ...]
-    damaged: str | None
 
 
 class Surroundings(Protocol):
@@ -295,28 +254,16 @@ class Group:
 
     def add_learner(self, member: Member, timeout: float = 10.0) -> "asyncio.Future[int]":
         """Raises NotLeader or ChangeRefused; so do `promote` and `remove` (C12)."""
-        now = self.configuration
-        if member in now.members:
-            raise ChangeRefused(f"{member} is a member of group {self.id} already")
-        return self._change(Configuration(now.voters, (*now.learners, member)), timeout)
+        return self._change(changes.with_learner(self.configuration, member), timeout)
 
     def promote(self, member: Member, timeout: float = 10.0) -> "asyncio.Future[int]":
-        now = self.configuration
-        if member not in now.learners:
-            raise ChangeRefused(f"{member} is not a learner of group {self.id}")
+        promoted = changes.with_voter(self.configuration, member)
         if not self.caught_up(member):
             raise ChangeRefused(f"{member} has not caught up with group {self.id} yet")
-        learners = tuple(m for m in now.learners if m != member)
-        return self._change(Configuration((*now.voters, member), learners), timeout)
+        return self._change(promoted, timeout)
 
     def remove(self, member: Member, timeout: float = 10.0) -> "asyncio.Future[int]":
-        now = self.configuration
-        voters = tuple(m for m in now.voters if m != member)
-        if member not in now.members:
-            raise ChangeRefused(f"{member} is not a member of group {self.id}")
-        if not voters:
-            raise ChangeRefused(f"{member} is the last voter of group {self.id}; add another first")
-        return self._change(Configuration(voters, tuple(m for m in now.learners if m != member)), timeout)
+        return self._change(changes.without(self.configuration, member), timeout)
 
     def _change(self, configuration: Configuration, timeout: float) -> "asyncio.Future[int]":
         if self._ready and self.replication.log.configuration_index > self.commit:

@@ -14,12 +14,13 @@ from typing import TypeVarTuple, Unpack
 from consensus.commit import Committer
 from consensus.election import ElectionTiming
 from consensus.errors import Damaged
-from consensus.group import Group, GroupLimits
+from consensus.group import Group
 from consensus.identity import NODE_ROWS, Acquaintances, Identity
 from consensus.machine import Machine
 from consensus.messages import GroupMessage, Message, Request, Response
 from consensus.model import Configuration, HardState, LogBase, Member
 from consensus.rpc import Rpc
+from consensus.status import GroupLimits
 from consensus.store import Disk, GroupImage, Store
 from consensus.transport import Peer, Transport
 from consensus.waiting import Thresholds

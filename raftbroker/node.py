@@ -28,10 +28,11 @@ from aiohttp import web
 
 from consensus.election import ElectionTiming
 from consensus.formation import Formation
-from consensus.group import Group, GroupLimits
+from consensus.group import Group
 from consensus.host import Host
 from consensus.identity import Identity, take_identity
 from consensus.replication import Limits
+from consensus.status import GroupLimits
 from consensus.store import Disk, Store
 from consensus.tcp import PeerTls, TcpTransport
 from consensus.transport import Peer, Transport

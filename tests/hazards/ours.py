@@ -11,12 +11,13 @@ from pathlib import Path
 
 from consensus.election import ElectionTiming, Role
 from consensus.errors import ConsensusError
-from consensus.group import Group, GroupLimits
+from consensus.group import Group
 from consensus.host import Host
 from consensus.identity import take_identity
 from consensus.machine import Applied
 from consensus.messages import Append, GroupMessage, Message, TimeoutNow
 from consensus.model import Configuration, Entry, Member
+from consensus.status import GroupLimits
 from consensus.store import KeyRange, Write
 from consensus.transport import Inbox, Peer
 from raftbroker.storage.rocks import RocksEngine, RocksOptions

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import consensus.snapshot
-from consensus.group import GroupLimits
 from consensus.messages import Append, AppendReply, Message
+from consensus.status import GroupLimits
 from tests.hazards import schedules
 from tests.hazards.network import isolate
 from tests.hazards.ours import OurCluster

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from consensus.election import ElectionTiming
-from consensus.group import GroupLimits
 from consensus.identity import take_identity
+from consensus.status import GroupLimits
 from consensus.tcp import TcpTransport
 from consensus.transport import Peer
 from raftbroker.broker.broker import Broker

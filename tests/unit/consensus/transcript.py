@@ -19,7 +19,6 @@ import msgspec
 
 from consensus.election import Role
 from consensus.errors import ConsensusError, Damaged
-from consensus.group import GroupLimits
 from consensus.messages import (
     Append,
     PreVote,
@@ -31,6 +30,7 @@ from consensus.messages import (
 )
 from consensus.model import Configuration, Entry, Payload
 from consensus.replication import Limits
+from consensus.status import GroupLimits
 from tests.unit.consensus.transcript_node import Node, payload_key
 from tests.unit.consensus.transcript_text import SAMPLES
 from tests.unit.consensus.transcript_world import BASE_SECONDS, GROUP, World

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 
 from consensus.election import ElectionTiming
 from consensus.errors import ConsensusError
-from consensus.group import Group, GroupLimits
+from consensus.group import Group
 from consensus.host import Host
 from consensus.identity import take_identity
 from consensus.messages import (
@@ -20,6 +20,7 @@ from consensus.messages import (
     encode_messages,
 )
 from consensus.model import Configuration, Member
+from consensus.status import GroupLimits
 from consensus.transport import Inbox, Peer
 from raftbroker.storage.store import LogStore
 from tests.simulation.disk import SimEngine
