@@ -3,7 +3,8 @@
 A data directory is an identity: node id, a UUID drawn when the directory was first used, a boot counter that every
 start raises durably before anything else, and a nonce drawn at every start. Peers remember the latest counter and
 nonce of every directory they met: a counter that went back, or the same counter with another nonce, is a directory
-that was copied back in time, whose votes and acknowledgements were forgotten. It is refused and told the way out.
+that was copied back in time, whose votes and acknowledgements were forgotten. It is refused and told the way out, for
+good: each further start raises its counter, and would soon raise it past the one that was seen.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
 class _Met(msgspec.Struct, frozen=True, array_like=True):
     boot: int
     nonce: str
+    copied_back: bool = False
 
 
 class Formed(msgspec.Struct, frozen=True, array_like=True):
@@ -93,11 +95,15 @@ class Acquaintances:
         if met is None:
             row = self._store.node_row(key)
             met = msgspec.msgpack.decode(row, type=_Met) if row is not None else _Met(0, "")
-        if peer.boot < met.boot or (peer.boot == met.boot and peer.nonce != met.nonce):
+        went_back = peer.boot < met.boot or (peer.boot == met.boot and peer.nonce != met.nonce)
+        if went_back and not met.copied_back:
+            met = self._met[key] = _Met(met.boot, met.nonce, True)
+            self._remember({key: _encode(met)})
+        if met.copied_back:
             return (
-                f"the data directory of node {peer.node} is an older copy of itself (start {peer.boot}, but start "
-                f"{met.boot} was seen): it may have forgotten what it acknowledged. Move it away and start the node "
-                "with an empty directory; it rejoins as a learner and is promoted once it has caught up"
+                f"the data directory of node {peer.node} is an older copy of itself (start {met.boot} was seen, and "
+                "then that one or an earlier one anew): it may have forgotten what it acknowledged. Move it away and "
+                "start the node with an empty directory; it rejoins as a learner and is promoted once it has caught up"
             )
         now = _Met(peer.boot, peer.nonce)
         if now != met:

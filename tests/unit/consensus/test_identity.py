@@ -93,6 +93,19 @@ def test_a_directory_that_was_copied_back_is_refused_and_told_the_way_out(
     assert "start the node with an empty directory" in refusal
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["in memory", "after a restart"])
+def test_a_copied_back_directory_stays_refused_however_often_it_is_started(restarts: bool) -> None:
+    """Every start raises its counter; the one that was seen does not tell the two apart for long."""
+    memory = Memory()
+    assert memory.refusal(5, "n") is None
+    for boot in range(4, 9):
+        assert memory.refusal(boot, f"copy, start {boot}") is not None
+        if restarts:
+            memory.restart()
+    assert memory.writes == 2
+    assert memory.refusal(1, "o", uuid="b") is None
+
+
 def test_the_same_start_connects_again_and_later_starts_are_welcome() -> None:
     memory = Memory()
     assert [memory.refusal(*start) for start in ((5, "n"), (5, "n"), (6, "o"), (9, "p"), (9, "p"))] == [None] * 5
