@@ -303,8 +303,9 @@ class Group:
             voters = [m for m in voters if m.node == node]
         candidates = [(self.replication.followers[m].match, m) for m in voters if m in self.replication.followers]
         if not candidates:
-            who = "no other voter" if node is None else f"node {node}"
-            raise ChangeRefused(f"{who} is there to lead group {self.id}; its voters: {self.configuration.voters}")
+            why = "it has no other voter" if node is None else f"node {node} is no other voter of it"
+            nodes = ", ".join(str(m.node) for m in self.configuration.voters)
+            raise ChangeRefused(f"group {self.id} cannot be handed over: {why}; its voters are on nodes {nodes}")
         return max(candidates)[1]
 
     # --- events ---
