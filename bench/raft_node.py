@@ -127,7 +127,7 @@ def storage_options() -> StorageOptions:
 
 
 def make_host(
-    node: int, nodes: Sequence[int], port: int, store: Store, executor: ThreadPoolExecutor, stopping: asyncio.Event
+    node: int, nodes: Sequence[int], port: int, store: Store, disk: ThreadDisk, stopping: asyncio.Event
 ) -> tuple[Host, Formation]:
     """The node's consensus, put together as `raftbroker.node` does, with the defaults of every limit."""
     nonce = secrets.token_hex(8)
@@ -141,7 +141,7 @@ def make_host(
     host = Host(
         identity,
         store,
-        ThreadDisk(store, executor),
+        disk,
         transport,
         clock=time.monotonic,
         random=rng,
@@ -184,7 +184,8 @@ async def run(node: int, count: int, folder: Path, port: int) -> int:
     store, _ = open_store(folder / f"raft-{node}", storage_options())
     executor = ThreadPoolExecutor(1)
     nodes = range(1, count + 1)
-    host, formation = make_host(node, nodes, port, store, executor, stopping)
+    disk = ThreadDisk(store, executor)
+    host, formation = make_host(node, nodes, port, store, disk, stopping)
     await host.start()
     await formation.belong()
     group = host.open_group(0, NullMachine(), formation.configuration, prefer=node == 1)
@@ -195,6 +196,7 @@ async def run(node: int, count: int, folder: Path, port: int) -> int:
     for task in (serving, waiting):
         task.cancel()
     await host.stop()
+    disk.close()
     executor.shutdown()
     store.close()
     if failed is not None:

@@ -38,6 +38,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 def carry_out(plan: Plan, settings: Settings, tell: Callable[[str], None]) -> Run:
     """Raises Failed."""
+    check(plan)
     plan.folder.mkdir(parents=True, exist_ok=True)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     run = Run(started, machine.describe(plan.folder))
@@ -133,6 +134,12 @@ class _Runner:
     def _keep_profile(self, pid: int, name: str) -> None:
         if self._profiling is not None:
             self._run.profiles.append(self._profiling.profile(pid, name))
+
+
+def check(plan: Plan) -> None:
+    """Raises Failed for what does not go together."""
+    if plan.profile and plan.url is not None and plan.cases != ("raft",):
+        raise Failed("--profile needs a cluster of our own, whose processes start with the sampler: leave --url away")
 
 
 def choose_cases(only: str | None, url: str | None) -> tuple[str, ...]:

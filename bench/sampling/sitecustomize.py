@@ -4,8 +4,9 @@ Python imports a module of this name at start-up from the path, which the benchm
 starts; BENCH_PROFILE names the folder to work in, and without it nothing happens. After every few milliseconds of CPU
 time a signal looks where each Python thread is, and charges it with the CPU time it has used since the last look: a
 thread that waits costs nothing, and C code that a line calls is charged to that line. (A thread that looks would see
-the others mostly where they let go of the interpreter's lock.) What the process used beyond its Python threads was
-used by RocksDB's own threads.
+the others mostly where they let go of the interpreter's lock.) Of the event loop's thread this is accurate; of the
+writer thread its total is, but its lines only roughly, because it has gone on when it is looked at. What the process
+used beyond its Python threads was used by RocksDB's own threads.
 
 The file `window` in the folder names the case under way; whenever it changes, what was gathered under the last name
 goes to `PID-NAME.json`. It stands alone: a node's process can import nothing of the benchmark.
