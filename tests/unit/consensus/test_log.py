@@ -53,10 +53,11 @@ class Model:
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["append", "append", "append", "truncate", "drop", "trim", "flush", "reset"]),
+        st.sampled_from(["append"] * 8 + ["flush"] * 4 + ["truncate", "drop", "drop", "trim", "reset"]),
         st.integers(0, 100),
         st.integers(0, 3),
     ),
+    min_size=4,
     max_size=40,
 )
 
@@ -160,6 +161,19 @@ def test_a_gap_or_an_overlap_is_a_fault(entry: Entry) -> None:
 def test_a_term_that_goes_back_is_a_fault() -> None:
     with pytest.raises(InvariantBroken, match="cannot follow"):
         made(1, 1, 2).append((Entry.of(1, 4, EntryKind.NOOP),))
+
+
+def test_configurations_are_known_by_their_index_above_and_at_the_base() -> None:
+    log = RaftLog(LogBase(0, 0, CONFIGURATIONS[0]), lambda first, last, size: [])
+    for index in range(1, 7):
+        kind = EntryKind.CONFIGURATION if index in (2, 5) else EntryKind.NOOP
+        log.append((Entry.of(1, index, kind, encode_configuration(CONFIGURATIONS[index % 3])),))
+    assert [log.configuration_at(i) for i in (1, 2, 4, 5)] == [CONFIGURATIONS[n] for n in (0, 2, 2, 2)]
+    assert log.configurations_since(1) == [CONFIGURATIONS[0], CONFIGURATIONS[2], CONFIGURATIONS[2]]
+    assert log.drop_through(3) == LogBase(3, 1, CONFIGURATIONS[2])
+    assert log.configuration_index == 5
+    log.truncate_from(5)
+    assert (log.configuration_index, log.configuration) == (3, CONFIGURATIONS[2])
 
 
 def test_nothing_at_or_below_the_base_can_be_truncated() -> None:

@@ -17,6 +17,7 @@ from functools import partial
 
 import msgspec
 
+from consensus import group
 from consensus.election import Role
 from consensus.errors import ConsensusError, Damaged
 from consensus.messages import (
@@ -40,8 +41,8 @@ class Transcript(World):
     """See the module. `execute` runs one command and answers the lines that came of it."""
 
     async def do_nodes(self, *words: str) -> None:
-        """nodes 1 2 3 [spare 4] [log=4 inflight=99 message=99 memory=99 proposals=2 timers=on unflushed]: the group's
-        first voters, and nodes that are not its members. Bounds in entries or bytes."""
+        """nodes 1 2 3 [spare 4] [log=4 inflight=99 message=99 memory=99 apply=99 proposals=2 timers=on unflushed]:
+        the group's first voters, and nodes that are not its members. Bounds in entries or bytes."""
         self.endless = "timers=on" not in words
         options = (word.partition("=") for word in words if "=" in word and word != "timers=on")
         bounds = {name: int(value) for name, _, value in options}
@@ -57,6 +58,7 @@ class Transcript(World):
             memory_bytes_max=bounds.get("memory", 4 << 20),
             proposals_max=bounds.get("proposals", 10_000),
         )
+        group.APPLY_BYTES_MAX = bounds.get("apply", self.apply_bytes_max)
         self.nodes = {int(name): Node(int(name)) for name in names if name != "spare"}
         first = Configuration(tuple(self.nodes[int(name)].member for name in voters))
         for node in self.nodes.values():

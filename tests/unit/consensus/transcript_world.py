@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Coroutine
 
+from consensus import group
 from consensus.election import ElectionTiming
 from consensus.errors import ConsensusError
 from consensus.group import Group
@@ -81,6 +82,7 @@ class World:
         self.text = Text(self.label)
         self.limits = GroupLimits()
         self.endless = True
+        self.apply_bytes_max = group.APPLY_BYTES_MAX
         self.queues: dict[tuple[int, int], deque[Message]] = {}
         self.held: dict[tuple[int, int], list[Message]] = {}
         self.cuts: set[tuple[int, int]] = set()
@@ -93,6 +95,7 @@ class World:
         logging.getLogger("consensus").addHandler(self._ear)
 
     def end(self) -> None:
+        group.APPLY_BYTES_MAX = self.apply_bytes_max
         logging.getLogger("consensus").removeHandler(self._ear)
         for node in self.nodes.values():
             if node.host is not None:
