@@ -257,6 +257,18 @@ class BrokerCluster(Lives):
                 call = partial(self.broker(node).transfer_leadership, number, None, timeout=1.0)
                 node.process.spawn(quietly(call))
 
+    def may_lose(self, node: SimNode) -> bool:
+        """One disk at a time, in the whole cluster: what was lost before must have been replaced in every group."""
+        for other in self.nodes.values():
+            if other.host is None or other.rotten:
+                return False
+            control = other.host.groups.get(0)
+            if control is None or any(n.member not in control.configuration.members for n in self.nodes.values()):
+                return False
+            if any(self.lost_voters(group.configuration) for group in other.host.groups.values()):
+                return False
+        return super().may_lose(node)
+
     def change_members(self, random: Random) -> None:
         """The broker changes them by itself, as nodes come and go."""
 

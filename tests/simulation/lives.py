@@ -12,13 +12,14 @@ from functools import partial
 from random import Random
 
 from consensus.errors import Damaged, EntriesGone, StoreFull
-from consensus.group import Group, GroupLimits
+from consensus.group import Group
 from consensus.host import Host
 from consensus.identity import Identity, take_identity
 from consensus.machine import Machine
 from consensus.messages import Message
 from consensus.model import Configuration, Member
 from consensus.replication import Limits
+from consensus.status import GroupLimits
 from consensus.transport import Peer
 
 from .checks import Checks, Violation
