@@ -393,7 +393,8 @@ class Group:
     def _offer_snapshots(self) -> None:
         wanted, self.replication.snapshot_wanted = self.replication.snapshot_wanted, set()
         for member in wanted:
-            self._sender.offer(member, self.term, self.replication.log)
+            match = self.replication.followers[member].match
+            self._sender.offer(member, self.term, self.replication.log, match)
 
     def durable(self, ticket: int) -> None:
         """The batch `ticket` is on disk."""

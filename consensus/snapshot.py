@@ -51,6 +51,7 @@ class _Session:
         self.offer = offer
         self.reader = reader
         self.used = now
+        self.pulled = False
 
 
 class SnapshotSender:
@@ -70,10 +71,14 @@ class SnapshotSender:
         self._sessions: dict[Member, _Session] = {}
         self._count = 0
 
-    def offer(self, member: Member, term: int, log: RaftLog) -> None:
-        """Offers the snapshot this member is pulling, or a fresh one."""
+    def offer(self, member: Member, term: int, log: RaftLog, match: int) -> None:
+        """Offers the snapshot this member is pulling, or a fresh one where it has that already (up to `match`).
+
+        One that is being pulled stays, though the log's start may pass it: under steady writes the member would
+        else begin again and again, and never have one whole. What it then lacks is less."""
         session = self._sessions.get(member)
-        if session is None or session.offer.term != term or session.offer.index < log.base.index:
+        needed = log.base.index if session is None or not session.pulled else match + 1
+        if session is None or session.offer.term != term or session.offer.index < needed:
             self._close(member)
             reader = self._open_reader()
             index = reader.applied
@@ -93,7 +98,7 @@ class SnapshotSender:
         if session is None or session.offer.snapshot != pull.snapshot:
             self._send(source, SnapshotGone(self._group, term, pull.snapshot))
             return
-        session.used = self._clock()
+        session.used, session.pulled = self._clock(), True
         rows: list[tuple[bytes, bytes]] = []
         manifest: list[tuple[bytes, int, int]] = []
         payloads: list[Payload] = []

@@ -60,6 +60,7 @@ class Exchange:
         self.under_way: list[tuple[Member, GroupMessage]] = []
         self.sent: list[GroupMessage] = []
         self.readers = 0
+        self.match = 0
         self.differing: set[bytes] = set()
         self.kept: list[bytes] = []
         self.installed: list[tuple[SnapshotOffer, dict[bytes, bytes], list[KeyRange]]] = []
@@ -113,7 +114,7 @@ class Exchange:
     # --- what happens ---------------------------------------------------------------------------------------
 
     def offer(self) -> None:
-        self.sender.offer(FOLLOWER, TERM, self.log)
+        self.sender.offer(FOLLOWER, TERM, self.log, self.match)
 
     def deliver(self, position: int = 0, *, again: bool = False) -> None:
         _, message = self.under_way[position] if again else self.under_way.pop(position)
@@ -313,23 +314,45 @@ def test_what_the_leader_writes_meanwhile_is_not_in_the_snapshot() -> None:
     exchange.check_installed()
 
 
-def test_one_session_a_follower_replaced_when_the_term_or_the_logs_start_moves() -> None:
+def test_one_session_a_follower_replaced_when_the_term_moves() -> None:
     exchange = Exchange()
     exchange.offer()
     exchange.offer()
     assert exchange.readers == 1
     assert exchange.sent[0] == exchange.sent[1]
-    exchange.sender.offer(FOLLOWER, TERM + 1, exchange.log)
+    exchange.sender.offer(FOLLOWER, TERM + 1, exchange.log, 0)
     assert exchange.readers == 1
     assert exchange.sent[2] != exchange.sent[0]
     exchange.sender.close()
     assert exchange.readers == 0
 
 
+@pytest.mark.parametrize("pulled", [False, True])
+def test_a_snapshot_that_is_being_pulled_stays_though_the_logs_start_passes_it(pulled: bool) -> None:
+    exchange = Exchange()
+    exchange.offer()
+    if pulled:
+        exchange.deliver()
+        exchange.deliver()
+    exchange.log.append([Entry.of(2, ROWS + 1, EntryKind.NOOP)])
+    exchange.log.drop_through(ROWS + 1)
+    exchange.leader_store.write([Write(GROUP, entries=[Entry.of(2, ROWS + 1, EntryKind.NOOP)], applied=ROWS + 1)])
+    exchange.offer()
+    assert exchange.readers == 1
+    offers = [message.index for message in exchange.sent if isinstance(message, SnapshotOffer)]
+    assert offers == [ROWS, ROWS if pulled else ROWS + 1]
+    if pulled:
+        exchange.run()
+        exchange.check_installed()
+        exchange.match = ROWS
+        exchange.offer()
+        assert [m.index for m in exchange.sent if isinstance(m, SnapshotOffer)] == [ROWS, ROWS, ROWS + 1]
+
+
 def test_an_offer_below_the_logs_start_would_be_useless_and_is_not_made() -> None:
     exchange = Exchange()
     behind = RaftLog(LogBase(ROWS + 1, 2), lambda first, last, size: [])
-    exchange.sender.offer(FOLLOWER, TERM, behind)
+    exchange.sender.offer(FOLLOWER, TERM, behind, 0)
     assert (exchange.sent, exchange.readers) == ([], 0)
 
 
