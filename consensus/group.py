@@ -575,15 +575,17 @@ class Group:
     def digests(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
         return self._around.store.payload_digests(keys)
 
-    def diverged(self, keys: set[bytes]) -> None:
+    def diverged(self, covered: Sequence[KeyRange], listed: dict[bytes, tuple[int, int]]) -> None:
         replication = self.replication
         first = replication.commit + 1
         while first <= self.last_index:
             entries = replication.log.entries(first, self.last_index, APPLY_BYTES_MAX)
             for entry in entries:
-                if any(payload.key in keys for payload in entry.payloads):
-                    replication.truncate_divergent(entry.index)
-                    return
+                for payload in entry.payloads:
+                    within = any(low <= payload.key < high for low, high in covered)
+                    if within and listed.get(payload.key) != (len(payload.data), payload.crc):
+                        replication.truncate_divergent(entry.index)
+                        return
             first = entries[-1].index + 1
 
     def keep(self, payloads: Sequence[Payload]) -> None:
@@ -601,7 +603,7 @@ class Group:
         write, ticket = self._around.committer.pending(self.id)
         write.install = install
         write.applied, write.state, write.drop_through, write.commit = None, {}, None, None
-        write.truncate_from, write.entries = None, []
+        assert not write.entries, "a snapshot is pulled only while nothing of the log is on its way to the disk"
         self._installing = (ticket, install)
         LOG.info("group %d switches to a snapshot at entry %d", self.id, offer.index)
 

@@ -22,8 +22,10 @@ file descriptor or socket is made: ticks are ours, batching leaves its pipe noti
 descriptor. It believes itself connected to one node, itself: it may always campaign, and never tries to send entries.
 """
 
+import _socket
 import importlib.metadata
 import math
+import socket
 from collections.abc import Callable, Collection
 from typing import Protocol
 
@@ -54,6 +56,8 @@ def check_version(found: str) -> None:
 
 
 check_version(importlib.metadata.version("pysyncobj"))
+socket.inet_ntop = _socket.inet_ntop
+"""Importing pysyncobj replaces it, for the whole process and on every system, by one that works on Windows only."""
 
 
 class LogShape(Protocol):

@@ -145,8 +145,9 @@ class ReceiverPorts(Protocol):
     def digests(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
         """(length, CRC) of the payloads here."""
 
-    def diverged(self, keys: set[bytes]) -> None:
-        """These payloads differ from the committed ones: uncommitted entries that brought them must go."""
+    def diverged(self, covered: Sequence[KeyRange], listed: dict[bytes, tuple[int, int]]) -> None:
+        """In these ranges the committed payloads are those `listed`, with (length, CRC): uncommitted entries that
+        brought others there must go, or what they brought would stand between committed records."""
 
     def keep(self, payloads: Sequence[Payload]) -> None:
         """Stores payloads that were fetched."""
@@ -252,17 +253,15 @@ class SnapshotReceiver:
         self._ports.install(offer, rows, ranges)
 
     def _take_manifest(self, piece: SnapshotPiece) -> None:
-        here = self._ports.digests([key for key, _, _ in piece.manifest])
         listed = {key: (length, crc) for key, length, crc in piece.manifest}
-        different = {key for key, digest in here.items() if digest != listed[key]}
-        if different:
-            self._ports.diverged(different)
-        self._missing = [key for key in listed if key not in here or key in different]
+        covered, self._left = self._left, []
         if piece.more and piece.manifest:
             seen = piece.manifest[-1][0] + b"\x00"
-            self._left = [(max(low, seen), high) for low, high in self._left if high > seen]
-        else:
-            self._left = []
+            self._left = [(max(low, seen), high) for low, high in covered if high > seen]
+            covered = [(low, min(high, seen)) for low, high in covered if low < seen]
+        self._ports.diverged(covered, listed)
+        here = self._ports.digests(list(listed))
+        self._missing = [key for key, digest in listed.items() if here.get(key) != digest]
         self._next_payloads()
 
     def _next_payloads(self) -> None:

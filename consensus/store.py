@@ -39,9 +39,9 @@ class Write(msgspec.Struct):
     """Makes the group's replica, empty, with this base. Where the group's marker stands it may only come back as an
     empty learner, with the base that says nothing; any other is refused (ValueError)."""
     hard_state: HardState | None = None
-    install: Install | None = None
     truncate_from: int | None = None
     """Entries at or above this index go, and their payloads with them."""
+    install: Install | None = None
     payloads: list[Payload] = []
     """Payloads received for a snapshot, stored before the switch."""
     entries: list[Entry] = []

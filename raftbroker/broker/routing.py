@@ -5,7 +5,8 @@ What is tried again, and until when, is decided here and nowhere else:
 - a refusal (no leader, not the leader any more, not delivered, discarded) means certainly nothing was done: the
   request is tried again until its deadline, then `Unavailable`;
 - an unknown outcome is final for a request that must not happen twice (`ONCE`): `UnknownOutcome`. One that may be
-  repeated (`REPEATABLE`: its repetition is recognised) and a read are tried again; a write that ends unknown says so.
+  repeated (`REPEATABLE`: its repetition is recognised) and a read are tried again; a write that ends unknown says so,
+  also when a later attempt was refused: that says nothing of the earlier one.
 """
 
 import asyncio
@@ -13,10 +14,10 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TypeVar
 
-from consensus.errors import Busy, NotLeader, Refused, StoreFull, Unknown
+from consensus.errors import Busy, ConsensusError, NotLeader, Refused, StoreFull, Unknown
 from consensus.transport import Peer
 from raftbroker.broker.context import CONTROL, Context
-from raftbroker.broker.errors import StorageFull, Throttled, Unavailable, UnknownOutcome
+from raftbroker.broker.errors import BrokerError, StorageFull, Throttled, Unavailable, UnknownOutcome
 from raftbroker.broker.wire import Method
 
 Q = TypeVar("Q")
@@ -87,20 +88,13 @@ class Router:
                     if group not in self._context.host.groups:
                         self._hints[group] = target
                     return answer
-            except NotLeader as error:
-                attempt.refused(str(error))
-                if error.leader is not None and error.leader not in (target, self._context.me):
-                    target = error.leader
+            except (ConsensusError, BrokerError) as error:
+                attempt.failed(error)
+                hint = error.leader if isinstance(error, NotLeader) else None
+                if hint is not None and hint not in (target, self._context.me):
+                    target = hint
                     if attempt.redirect():
                         continue
-            except StoreFull as error:
-                raise StorageFull(str(error)) from error
-            except Busy as error:
-                raise Throttled(str(error)) from error
-            except Refused as error:
-                attempt.refused(str(error))
-            except Unknown as error:
-                attempt.unknown(str(error))
             self._hints.pop(group, None)
             await attempt.pause()
             target = self._target(group, attempt.count)
@@ -142,11 +136,29 @@ class _Attempts:
             return left
         raise self._end()
 
-    def refused(self, reason: str) -> None:
+    def failed(self, error: ConsensusError | BrokerError) -> None:
+        """Returns where the request is to be tried again, else raises how it ends."""
+        match error:
+            case StoreFull():
+                raise self._final(StorageFull(str(error))) from error
+            case Busy():
+                raise self._final(Throttled(str(error))) from error
+            case Unavailable() if self._unknown is not None:
+                self._refused(str(error))
+            case BrokerError():
+                raise self._final(error) from error
+            case Refused():
+                self._refused(str(error))
+            case Unknown():
+                self._unknown_so_far(str(error))
+            case _:
+                raise error
+
+    def _refused(self, reason: str) -> None:
         self._reason = reason
         self._context.counters.retried += 1
 
-    def unknown(self, reason: str) -> None:
+    def _unknown_so_far(self, reason: str) -> None:
         self._reason = reason
         if self._mode is Mode.ONCE:
             self._unknown = reason
@@ -154,6 +166,10 @@ class _Attempts:
         if self._mode is Mode.REPEATABLE:
             self._unknown = reason
         self._context.counters.retried += 1
+
+    def _final(self, error: BrokerError) -> BrokerError:
+        """What the request ends with when an attempt ends with `error`: an earlier one may have done it."""
+        return error if self._unknown is None else self._end()
 
     def redirect(self) -> bool:
         """Whether to follow a hint at once: not for ever, when nodes point at each other."""

@@ -22,6 +22,8 @@ from raftbroker.storage.watermark import read_note
 log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
+_MEMTABLE_BYTES_MIN = 64 << 10
+"""What RocksDB raises a smaller write buffer to."""
 
 
 class StorageOptions(msgspec.Struct, frozen=True):
@@ -31,12 +33,17 @@ class StorageOptions(msgspec.Struct, frozen=True):
     """Left free for deletions and compaction: below that, new records are refused. 0: never refused."""
     ballast_bytes: int = 64 * _MIB
     """A file given up when the reserve is reached, made again when there is room."""
-    memtable_bytes: int = RocksOptions().memtable_bytes
+    memtable_bytes: int = RocksOptions().memtables_bytes_max
+    """Of all column families together; one family switches to a new table at a quarter of it."""
     cache_bytes: int = RocksOptions().cache_bytes
 
     @property
     def rocks(self) -> RocksOptions:
-        return RocksOptions(memtable_bytes=self.memtable_bytes, cache_bytes=self.cache_bytes)
+        return RocksOptions(
+            memtable_bytes=max(_MEMTABLE_BYTES_MIN, self.memtable_bytes // 4),
+            memtables_bytes_max=self.memtable_bytes,
+            cache_bytes=self.cache_bytes,
+        )
 
 
 class StoreDamaged(Damaged):

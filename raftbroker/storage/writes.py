@@ -50,10 +50,10 @@ class BatchBuilder:
             return
         if write.hard_state is not None:
             self.batch.put("node", layout.meta_key(group, layout.HARD_STATE), layout.encode_meta(write.hard_state))
-        if write.install is not None:
-            self._install(group, replica, write.install)
         if write.truncate_from is not None:
             self._truncate(group, replica, write.truncate_from)
+        if write.install is not None:
+            self._install(group, replica, write.install)
         for payload in write.payloads:
             self.batch.put("log", payload.key, payload.data)
         if write.entries:

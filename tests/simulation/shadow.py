@@ -53,14 +53,14 @@ class ShadowGroup:
     def play(self, write: Write) -> None:
         if write.hard_state is not None:
             self.hard_state = write.hard_state
-        if write.install is not None:
-            self.base, self.last = write.install.base, write.install.base.index
-            self.log = {}
-            self.applied, self.state = self.base.index, dict(write.install.state)
         if write.truncate_from is not None:
             for index in range(write.truncate_from, self.last + 1):
                 self.log.pop(index, None)
             self.last = min(self.last, write.truncate_from - 1)
+        if write.install is not None:
+            self.base, self.last = write.install.base, write.install.base.index
+            self.log = {}
+            self.applied, self.state = self.base.index, dict(write.install.state)
         for entry in write.entries:
             if entry.index != self.last + 1:
                 raise Mismatch(f"entry {entry.index} written after {self.last}")

@@ -7,6 +7,7 @@ gives it another meaning fails here, by the member's name.
 import importlib.metadata
 import math
 import os
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -272,3 +273,8 @@ def test_many_groups_hold_no_descriptors_and_no_threads(descriptors: None) -> No
     assert threading.active_count() == threads
     for bench in benches:
         bench.engine.close()
+
+
+def test_importing_pysyncobj_leaves_the_process_as_it_was() -> None:
+    """It replaces `socket.inet_ntop` by a function that raises on anything but Windows."""
+    assert socket.inet_ntop(socket.AF_INET, b"\x7f\x00\x00\x01") == "127.0.0.1"

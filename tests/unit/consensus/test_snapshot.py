@@ -62,6 +62,8 @@ class Exchange:
         self.readers = 0
         self.match = 0
         self.differing: set[bytes] = set()
+        self.covered: list[KeyRange] = []
+        self.listed: dict[bytes, tuple[int, int]] = {}
         self.kept: list[bytes] = []
         self.installed: list[tuple[SnapshotOffer, dict[bytes, bytes], list[KeyRange]]] = []
         clock: Callable[[], float] = lambda: self.now  # noqa: E731
@@ -97,8 +99,11 @@ class Exchange:
     def digests(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
         return self.store.payload_digests(keys)
 
-    def diverged(self, keys: set[bytes]) -> None:
-        self.differing |= keys
+    def diverged(self, covered: Sequence[KeyRange], listed: dict[bytes, tuple[int, int]]) -> None:
+        self.covered += covered
+        self.listed |= listed
+        here = self.store.payload_digests(list(listed))
+        self.differing |= {key for key, digest in here.items() if digest != listed[key]}
 
     def keep(self, payloads: Sequence[Payload]) -> None:
         self.kept += [one.key for one in payloads]
@@ -184,6 +189,19 @@ def test_a_payload_that_differs_is_reported_before_it_is_fetched() -> None:
     exchange.check_installed()
     assert key(2) in exchange.kept
     assert key(3) not in exchange.kept
+
+
+def test_every_page_of_the_manifest_says_what_may_stand_where() -> None:
+    """The pages cover the state's ranges without a gap, so that a payload that is not listed is known to be extra."""
+    exchange = Exchange()
+    exchange.offer()
+    exchange.run()
+    ranges = [(key(1), key(4)), (key(5), key(ROWS + 1))]
+    keys = [key(n) + end for n in range(ROWS + 2) for end in (b"", b"\x00", b"\x01")]
+    for one in keys:
+        within = any(low <= one < high for low, high in ranges)
+        assert within == any(low <= one < high for low, high in exchange.covered), one
+    assert set(exchange.listed) == {key(n) for n in (1, 2, 3, *range(5, ROWS + 1))}
 
 
 @given(

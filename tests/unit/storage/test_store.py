@@ -326,3 +326,16 @@ def test_records_are_read_by_offset(opened: Opened) -> None:
     assert reader.read(3, 10, 100, 1) == written[1:2]
     assert reader.read(3, 10, 100, 40) == written[1:]
     assert reader.read(3, 26, 100, ALL) == []
+
+
+def test_a_tail_truncated_in_the_batch_of_the_switch_takes_its_payloads_along(opened: Opened) -> None:
+    """Its payload lies inside what the snapshot keeps, but is none of the snapshot's: it must not stand among them."""
+    store = opened.store
+    store.write([create(), Write(1, entries=entries(1, 5), commit=4, applied=4)])
+    base = LogBase(9, 2, BASE.configuration)
+    keep = (payload_key(7, 0), payload_key(7, 9))
+    assert payload_key(7, 5) in store.payload_digests([payload_key(7, 5)])
+    store.write([Write(1, truncate_from=5, install=Install(base, {}, (keep,), (keep,)))])
+    for store in opened.before_and_after_restart():
+        kept = [n for n in range(10) if store.payload_digests([payload_key(7, n)])]
+        assert kept == [1, 2, 3, 4]
