@@ -88,7 +88,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes this entry costs in memory, in a message and on disk, near enough for bounds."""
-        return 64 + len(self.command) + sum(len(p.data) + 32 for p in self.payloads)
+        total = 64 + len(self.command)
+        for payload in self.payloads:
+            total += 32 + len(payload.data)
+        return total
 
     @property
     def sound(self) -> bool:
