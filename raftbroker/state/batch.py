@@ -230,6 +230,8 @@ _VARINTS: list[bytes] = [_varint(number) for number in range(_CACHED)]
 _STARTS: list[bytes] = [b"\0\0" + number for number in _VARINTS]
 """Attributes, a timestamp delta of 0 and the offset delta: how most records begin."""
 _NULL = _varint(-1)
+_PLAIN_STARTS: list[bytes] = [start + _NULL for start in _STARTS]
+"""The same with no key."""
 
 
 def encode_batch(
@@ -245,6 +247,42 @@ def encode_batch(
     `base_timestamp` (epoch ms) is the batch's, and that of records without their own."""
     if not records:
         raise ValueError("a record batch needs at least one record")
+    parts = _plain_parts(records)
+    max_timestamp = base_timestamp
+    if parts is None:
+        parts, max_timestamp = _parts(records, base_timestamp)
+    count = len(records)
+    parts[0] = _COVERED.pack(
+        0, count - 1, base_timestamp, max_timestamp, producer_id, producer_epoch, base_sequence, count
+    )
+    covered = b"".join(parts)
+    length = len(covered) + _CRC_FROM - _AFTER_LENGTH
+    return _PREFIX.pack(0, length, -1, 2, google_crc32c.value(covered)) + covered
+
+
+def _plain_parts(records: Sequence[RecordDraft]) -> list[bytes] | None:
+    """The bytes of records that have a value and nothing else, behind an empty place; None where one has more.
+
+    What stands before a value depends on few things, so it is made once for each length."""
+    if len(records) > _CACHED:
+        return None
+    parts: list[bytes] = [b""]
+    made: dict[int, tuple[bytes, bytes]] = {}
+    for start, record in zip(_STARTS, records, strict=False):
+        value = record.value
+        if value is None or record.key is not None or record.timestamp is not None or record.headers:
+            return None
+        kind = len(value) << 3 | len(start)
+        around = made.get(kind)
+        if around is None:
+            length = _NULL + _varint(len(value))
+            around = made[kind] = (_varint(len(start) + len(length) + len(value) + 1), length)
+        parts += (around[0], start, around[1], value, b"\0")
+    return parts
+
+
+def _parts(records: Sequence[RecordDraft], base_timestamp: int) -> tuple[list[bytes], int]:
+    """The bytes of any records, behind an empty place, and the largest timestamp."""
     varints, cached, varint, starts = _VARINTS, _CACHED, _varint, _STARTS
     max_timestamp = base_timestamp if records[0].timestamp is None else records[0].timestamp
     parts: list[bytes] = [b""]
@@ -279,13 +317,7 @@ def encode_batch(
         append((varints[length] if length < cached else varint(length)) + head)
         append(value)
         append(tail)
-    count = len(records)
-    parts[0] = _COVERED.pack(
-        0, count - 1, base_timestamp, max_timestamp, producer_id, producer_epoch, base_sequence, count
-    )
-    covered = b"".join(parts)
-    length = len(covered) + _CRC_FROM - _AFTER_LENGTH
-    return _PREFIX.pack(0, length, -1, 2, google_crc32c.value(covered)) + covered
+    return parts, max_timestamp
 
 
 def _encode_headers(headers: tuple[tuple[str, bytes | None], ...]) -> bytes:
@@ -337,11 +369,29 @@ def _decode_records(body: bytes, header: BatchHeader) -> list[Record]:
     base_timestamp, base_offset, last_delta = header.base_timestamp, header.base_offset, header.last_offset_delta
     position, previous = 0, -1
     append_time = header.max_timestamp if header.log_append_time else None
+    starts, cached = _PLAIN_STARTS, min(_CACHED, last_delta + 1)
+    plain_timestamp = base_timestamp if append_time is None else append_time
     for _ in range(header.record_count):
-        length, position = read(body, position)
+        low, high = body[position], body[position + 1]
+        if low >= 0x80 > high and not low & 1:
+            length, position = (low & 0x7F | high << 7) >> 1, position + 2
+        else:
+            length, position = read(body, position)
         end = position + length
         if length < 0 or end > size:
             raise BadBatch(f"a record claims {length} bytes, {size - position} are left")
+        offset_delta = previous + 1
+        if offset_delta < cached and body.startswith(starts[offset_delta], position):
+            at = position + len(starts[offset_delta])
+            low, high = body[at], body[at + 1]
+            if (
+                low >= 0x80 > high
+                and at + 3 + ((low & 0x7F | high << 7) >> 1) == end
+                and not (low & 1 or body[end - 1])
+            ):
+                records.append(Record(None, body[at + 2 : end - 1], (), plain_timestamp, base_offset + offset_delta))
+                previous, position = offset_delta, end
+                continue
         timestamp, position = read(body, position + 1)
         offset_delta, position = read(body, position)
         if not previous < offset_delta <= last_delta:

@@ -82,6 +82,41 @@ def test_long_fields_and_many_records() -> None:
     assert decode_batch(encode_batch(records, base_timestamp=T)) == read(records, T)
 
 
+@given(st.lists(st.sampled_from([0, 1, 62, 63, 64, 100, 1024, 8190, 8191, 8192]), min_size=1, max_size=100))
+def test_records_with_nothing_but_a_value_are_encoded_like_any(sizes: list[int]) -> None:
+    values = [bytes([position]) * size for position, size in enumerate(sizes)]
+    batch = encode_batch([RecordDraft(None, value) for value in values], base_timestamp=T)
+    assert batch == encode_batch([RecordDraft(None, value, (), T) for value in values], base_timestamp=T)
+    other = encode_batch([*(RecordDraft(None, value) for value in values), RecordDraft(b"key")], base_timestamp=T)
+    assert other[HEADER_BYTES:].startswith(batch[HEADER_BYTES:])
+    assert [(record.key, record.value, record.headers, record.timestamp) for record in decode_batch(batch)] == [
+        (None, value, (), T) for value in values
+    ]
+
+
+def test_plain_records_between_others() -> None:
+    records = [
+        RecordDraft(None, b"a" * 100),
+        RecordDraft(b"key", b"b" * 100),
+        RecordDraft(None, b"c" * 100, (("name", b"value"),)),
+        RecordDraft(None, b"d" * 100, (), T + 1),
+        RecordDraft(None, b"e" * 10),
+        RecordDraft(None, b"f" * 100),
+    ]
+    batch = encode_batch(records, base_timestamp=T)
+    assert decode_batch(batch) == read(records, T)
+    assert decode_batch(place_batch(batch, 7, 1, T + 9)) == [
+        Record(r.key, r.value, r.headers, T + 9, 7 + position) for position, r in enumerate(records)
+    ]
+
+
+@pytest.mark.parametrize("last", [b"\x02", b"\xff"])
+def test_a_plain_record_that_does_not_end_in_no_headers(last: bytes) -> None:
+    body = encode_batch([RecordDraft(None, b"a" * 100)], base_timestamp=T)[HEADER_BYTES:-1] + last
+    with pytest.raises(BadBatch):
+        decode_batch(with_body(ONE, Codec.NONE, body))
+
+
 def test_a_batch_needs_a_record() -> None:
     with pytest.raises(ValueError, match="at least one"):
         encode_batch([], base_timestamp=T)
