@@ -22,7 +22,7 @@ from raftbroker.storage import LogStore, StorageOptions, StoreDamaged, open_stor
 from raftbroker.storage.frames import BLOCK_BYTES, read_frames
 from tests.unit.storage.helpers import MEMBER, create, entry, frame
 
-OPTIONS = StorageOptions(reserve_bytes=0, ballast_bytes=0, memtable_bytes=128 << 10)
+OPTIONS = StorageOptions(reserve_bytes=0, ballast_bytes=0, memtable_bytes=512 << 10)
 GROUPS = (1, 2)
 STEPS = 120
 ALL = 1 << 30
