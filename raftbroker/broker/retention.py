@@ -4,16 +4,32 @@ Whole segments go, the oldest first: by age once a segment's newest record is ol
 what would be left is still at least retention.bytes. What stands in the state is all there is to know: a round that was
 lost is made again.
 
-Trimming by age compares records' timestamps with the earlier of group time and the wall clock, and waits while this
-node's clock disagrees with a majority's: no single clock deletes records.
+By age, a segment goes when both its newest timestamp and its last append are longer ago than retention.ms, in group
+time. Kafka looks at timestamps alone; here the producer's clock, or that of a node which stamped a record, deletes
+nothing either. What group time is worth across terms is in the state (`state.partition`):
+- a term's leader confirms its time once a majority of the voters' clocks, its own among them, have agreed for ten
+  minutes, none of them jumping (`clocks`), and group time is within a minute of them; then again every hour of use;
+- until then ages count from the beginning of the term at most. So a leader whose clock is wrong trims only what has
+  been there for retention.ms under its eyes, and what a slow clock stamped does not look old to the next leader;
+- a cluster that was off for days trims what is old by then as soon as the time is confirmed: some ten minutes later;
+- what was appended in doubt is kept for retention.ms from the beginning of the next confirmed term: late, never
+  early.
+A group time that a wrong clock has put ahead goes at half speed until the right clocks have caught up, and is confirmed
+then; until then trimming is late.
+
+Where there is one voter its clock is all there is. A jump while it runs changes nothing; one over a restart is
+believed after ten minutes, and then trims what seems old by it. Ten minutes is what there is to set the clock right
+and start the node once more; if it was ahead, group time stays ahead, and trimming waits.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
 
+import msgspec
+
 from consensus.errors import ConsensusError, Damaged, NotLeader
-from raftbroker.broker.clocks import Clocks
+from raftbroker.broker.clocks import AGREE_MS, Clocks
 from raftbroker.broker.context import CONTROL, Context
 from raftbroker.broker.controller import Controller
 from raftbroker.broker.errors import BrokerError, InvalidRequest, OffsetOutOfRange
@@ -31,6 +47,8 @@ DROP_ITEMS_MAX = 256
 TURN_PARTITIONS = 200
 """Partitions looked at before others get the loop."""
 PROPOSE_SECONDS = 10.0
+CONFIRM_EVERY_MS = 3_600_000
+"""A monotonic clock stands still while the machine sleeps: what is appended after that is in doubt again."""
 
 
 class Retention:
@@ -68,13 +86,12 @@ class Retention:
 
     async def _group(self, writer: GroupWriter) -> None:
         await self._drop(writer)
-        voters = frozenset(member.node for member in writer.group.configuration.voters)
-        by_age = await self._clocks.agree(voters)
+        await self._keep_time(writer)
         items: list[TrimItem] = []
         for position, partition in enumerate(writer.machine.partitions()):
             location = self._context.control.partition(partition)
             if location is not None:
-                item = self._trim_item(writer, partition, self._context.config(location.topic), by_age)
+                item = self._trim_item(writer, partition, self._context.config(location.topic))
                 if item is not None:
                     items.append(item)
             if position % TURN_PARTITIONS == TURN_PARTITIONS - 1:
@@ -84,11 +101,27 @@ class Retention:
             await writer.propose(Trim(writer.time_ms(), chunk), PROPOSE_SECONDS)
             self._context.counters.trimmed_partitions += len(chunk)
 
-    def _trim_item(self, writer: GroupWriter, partition: int, config: TopicConfig, by_age: bool) -> TrimItem | None:
+    async def _keep_time(self, writer: GroupWriter) -> None:
+        """Has the state say when this term began and, once that is known, that its time is right."""
+        machine, group = writer.machine, writer.group
+        begun = machine.term == group.term
+        confirmed = begun and machine.confirmed_ms >= 0 and machine.time_ms - machine.confirmed_ms < CONFIRM_EVERY_MS
+        if confirmed or not machine.partitions():
+            return
+        agreed = await self._clocks.agree(frozenset(member.node for member in group.configuration.voters))
+        now = writer.time_ms()
+        if agreed and abs(now - self._context.wall()) <= AGREE_MS:
+            await writer.propose(Trim(now, ()), PROPOSE_SECONDS)
+        elif not begun:
+            some = machine.partition(machine.partitions()[0])
+            await writer.propose(Trim(now, (TrimItem(some.id, some.start, some.first_base),)), PROPOSE_SECONDS)
+
+    def _trim_item(self, writer: GroupWriter, partition: int, config: TopicConfig) -> TrimItem | None:
         state = writer.machine.partition(partition)
-        now = min(writer.time_ms(), self._context.wall())
-        retention_ms = config.retention_ms if by_age else -1
-        start = past_retention(state, writer.machine.segments(partition), now, retention_ms, config.retention_bytes)
+        machine, group, now = writer.machine, writer.group, writer.time_ms()
+        by_age = group.leading and machine.term == group.term  # else `now` and the floor are of different terms
+        ages = Ages(now, machine.age_floor_ms, config.retention_ms if by_age else -1)
+        start = past_retention(state, machine.segments(partition), ages, config.retention_bytes)
         return TrimItem(partition, start, start) if start > state.start else None
 
     # --- deleted topics -------------------------------------------------------------------------------------
@@ -169,20 +202,30 @@ class Retention:
         return base
 
 
-def past_retention(
-    state: PartitionState, segments: Sequence[Segment], now_ms: int, retention_ms: int, retention_bytes: int
-) -> int:
+class Ages(msgspec.Struct, frozen=True):
+    """How a segment's age is judged; all in group time."""
+
+    now_ms: int
+    floor_ms: int
+    """No age counts from before this."""
+    retention_ms: int
+    """-1 is no limit."""
+
+    def too_old(self, segment: Segment) -> bool:
+        since = max(segment.max_timestamp, segment.appended_ms, self.floor_ms)
+        return self.retention_ms >= 0 and self.now_ms - since > self.retention_ms
+
+
+def past_retention(state: PartitionState, segments: Sequence[Segment], ages: Ages, retention_bytes: int) -> int:
     """The log start offset that retention asks for: a segment's first offset, or the end. -1 is no limit.
 
-    A segment without timestamps counts from when it was last appended to. The newest segment goes by age only."""
+    The newest segment goes by age only."""
     start = state.first_base
     left = state.bytes
     for position, segment in enumerate(segments):
         newest = position + 1 == len(segments)
-        timestamp = segment.max_timestamp if segment.max_timestamp >= 0 else segment.appended_ms
-        too_old = retention_ms >= 0 and now_ms - timestamp > retention_ms
         too_many = retention_bytes >= 0 and not newest and left - segment.bytes >= retention_bytes
-        if not too_old and not too_many:
+        if not ages.too_old(segment) and not too_many:
             break
         start = state.end if newest else segments[position + 1].base_offset
         left -= segment.bytes

@@ -13,7 +13,13 @@ What is bounded, and how:
 - dropped partitions: the newest 10,000 ids are remembered, so that a late batch cannot bring one back.
 
 Group time never goes back: the machine keeps the greatest time that a command brought, and an earlier one counts as
-that.
+that. Within a term it goes by one leader's monotonic clock; from term to term it may leap, if a clock was wrong. So a
+term is in doubt until its leader proposes a `Trim` without items: a majority's clocks have agreed with this term's
+time for a while; all of it up to that command is confirmed. A segment's age may be counted
+- from when it was last appended to, if that was in this term, or if both that time and this term are confirmed;
+- else only from when this term began (`age_floor_ms`): that long, at least, has really gone by.
+Once a term is confirmed, what was appended in doubt before it counts from its first command, for good: its
+`appended_ms` is moved up to that.
 
 Rows, with msgpack arrays as values: b"t" (group time, write counter), b"p" + partition id u64be, b"s" + partition id +
 base offset u64be for a closed segment, b"q" + partition id + producer id u64be, b"k" + partition id + idempotency key,
@@ -77,6 +83,14 @@ class Watcher(Protocol):
 class _GroupRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     time_ms: int
     counter: int
+    term: int = 0
+    """Of the last command."""
+    began_ms: int = 0
+    """The group time of that term's first command."""
+    confirmed_ms: int = -1
+    """Until when that term's time is known to be right; -1 where it is not."""
+    doubted_ms: int = -1
+    """From when on time before that term is in doubt; -1 where it is not."""
 
 
 class _PartitionRow(msgspec.Struct, frozen=True, array_like=True):
@@ -157,6 +171,20 @@ class _Partition:
         self.recount()
         return removed
 
+    def count_from(self, doubted_ms: int, began_ms: int) -> list[Segment]:
+        """What was last appended to from `doubted_ms` on counts as if at `began_ms`. Returns the segments changed."""
+        segments = self.segments()
+        changed = []
+        for position, segment in enumerate(segments):
+            if doubted_ms <= segment.appended_ms < began_ms:
+                segments[position] = msgspec.structs.replace(segment, appended_ms=began_ms)
+                changed.append(segments[position])
+        if changed and self.active is not None:
+            self.active = segments.pop()
+        if changed:
+            self.closed = segments
+        return changed
+
     def segments(self) -> list[Segment]:
         return self.closed if self.active is None else [*self.closed, self.active]
 
@@ -180,6 +208,8 @@ class PartitionMachine:
         self._dropped: OrderedDict[int, int] = OrderedDict()
         self._time_ms = 0
         self._counter = 0
+        self._term = self._began_ms = 0
+        self._confirmed_ms = self._doubted_ms = -1
         self._watchers: list[Watcher] = []
         self._begin()
 
@@ -199,7 +229,7 @@ class PartitionMachine:
     def restore(self, rows: dict[bytes, bytes], applied: int) -> None:
         self._partitions = {}
         self._dropped = OrderedDict()
-        self._time_ms = self._counter = 0
+        self._take(_GroupRow(0, 0))
         self._begin()
         producers: list[tuple[int, int, ProducerState]] = []
         keys: list[tuple[int, bytes, IdempotencyState]] = []
@@ -207,8 +237,7 @@ class PartitionMachine:
         for key in sorted(rows):  # a partition's row comes before its segments'
             kind, value = key[:1], rows[key]
             if kind == _TIME_KEY:
-                group = _decode_group(value)
-                self._time_ms, self._counter = group.time_ms, group.counter
+                self._take(_decode_group(value))
                 continue
             partition_id = _U64.unpack_from(key, 1)[0]
             if kind == _PARTITION:
@@ -238,10 +267,14 @@ class PartitionMachine:
         for entry in entries:
             command = decode_partition(entry.command)
             self._time_ms = max(self._time_ms, command.time_ms)
+            if entry.term != self._term:
+                self._begin_term(entry.term)
             if isinstance(command, AppendBatches):
                 for header in command.batches:
                     self._append(header)
             elif isinstance(command, Trim):
+                if not command.items:
+                    self._confirm()
                 for item in command.items:
                     self._trim(item)
             else:
@@ -283,6 +316,21 @@ class PartitionMachine:
     def time_ms(self) -> int:
         """Group time as applied, in epoch ms; 0 before the first command."""
         return self._time_ms
+
+    @property
+    def term(self) -> int:
+        """Of the last command applied; 0 before the first."""
+        return self._term
+
+    @property
+    def confirmed_ms(self) -> int:
+        """Until when a majority's clocks are known to agree with the time of `term`; -1 where they are not."""
+        return self._confirmed_ms
+
+    @property
+    def age_floor_ms(self) -> int:
+        """No segment's age counts from before this, whatever its times say. Holds while commands are of `term`."""
+        return self._began_ms if self._confirmed_ms < 0 else 0
 
     def partitions(self) -> tuple[int, ...]:
         """Ids of the partitions that have had a batch, ascending."""
@@ -334,6 +382,27 @@ class PartitionMachine:
         rows |= {_DROPPED + _U64.pack(partition_id): _encode(n) for partition_id, n in self._dropped.items()}
         self._begin()
         return {key: value for key, value in rows.items() if value is not None}
+
+    # --- group time -------------------------------------------------------------------------------------
+
+    def _take(self, row: _GroupRow) -> None:
+        self._time_ms, self._counter, self._term, self._began_ms = row.time_ms, row.counter, row.term, row.began_ms
+        self._confirmed_ms, self._doubted_ms = row.confirmed_ms, row.doubted_ms
+
+    def _begin_term(self, term: int) -> None:
+        if self._doubted_ms < 0:
+            self._doubted_ms = self._began_ms if self._confirmed_ms < 0 else self._confirmed_ms
+        self._term, self._began_ms, self._confirmed_ms = term, self._time_ms, -1
+
+    def _confirm(self) -> None:
+        """This term's time is right: what was appended in doubt before it is known to be older than its beginning."""
+        self._confirmed_ms = self._time_ms
+        doubted_ms, self._doubted_ms = self._doubted_ms, -1
+        for partition in self._partitions.values() if doubted_ms >= 0 else ():
+            for segment in partition.count_from(doubted_ms, self._began_ms):
+                self._touched[partition.id] = None
+                if segment is not partition.active:
+                    self._run.rows[_segment_key(partition.id, segment)] = _encode(segment)
 
     # --- commands ---------------------------------------------------------------------------------------
 
@@ -428,7 +497,9 @@ class PartitionMachine:
         for partition_id, key in self._touched_keys:
             state = self._keys.get(partition_id, key)
             rows[_IDEMPOTENCY + _U64.pack(partition_id) + key] = None if state is None else _encode(state)
-        rows[_TIME_KEY] = _encode(_GroupRow(self._time_ms, self._counter))
+        rows[_TIME_KEY] = _encode(
+            _GroupRow(self._time_ms, self._counter, self._term, self._began_ms, self._confirmed_ms, self._doubted_ms)
+        )
 
 
 def _segment_key(partition_id: int, segment: Segment) -> bytes:

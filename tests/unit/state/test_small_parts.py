@@ -62,9 +62,9 @@ def test_group_time_follows_the_monotonic_clock() -> None:
     assert [clock.now(100.0), clock.now(100.5), clock.now(107.25)] == [5_000, 5_500, 12_250]
 
 
-def test_group_time_waits_for_a_clock_that_is_behind() -> None:
+def test_group_time_goes_at_half_speed_until_the_clock_has_caught_up() -> None:
     clock = GroupClock(applied_ms=9_000, wall_ms=5_000, monotonic=100.0)
-    assert [clock.now(100.0), clock.now(103.0), clock.now(104.0), clock.now(105.0)] == [9_000, 9_000, 9_000, 10_000]
+    assert [clock.now(100.0 + n) for n in (0, 4, 8, 9)] == [9_000, 11_000, 13_000, 14_000]
 
 
 def test_group_time_never_goes_back() -> None:
