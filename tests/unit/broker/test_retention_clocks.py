@@ -133,6 +133,7 @@ def test_a_cluster_that_was_off_for_eight_days_trims_once_the_time_is_confirmed(
     world = World()
     for _ in range(3):
         world.append()
+    world.now += MINUTE
     world.confirm()
     world.now += 8 * DAY
     world.restart()
