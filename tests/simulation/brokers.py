@@ -33,6 +33,8 @@ from .loop import VirtualLoop
 TOPIC = "orders"
 EPOCH_MS = 1_700_000_000_000
 RETENTION_MS = 3_600_000
+SETTLE_SECONDS = 1.0
+"""For how long clocks must agree before they are believed: short, so that they are within a run."""
 
 
 @dataclass
@@ -103,6 +105,7 @@ class BrokerCluster(Lives):
             settings,
             partial(self.fatal, node, life.process),
         )
+        core.broker._clocks.settle_seconds = SETTLE_SECONDS
         self._watch_groups(node, core.host)
         self.cores[node.id] = core
         life.process.spawn(core.start())
