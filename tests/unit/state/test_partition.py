@@ -45,10 +45,11 @@ class Driver:
         self.rows: dict[bytes, bytes] = {}
         self.index = 0
         self.limits = limits
+        self.term = 1
 
     def __call__(self, command: Command) -> Applied:
         self.index += 1
-        applied = self.machine.apply([entry(self.index, command)])
+        applied = self.machine.apply([entry(self.index, command, self.term)])
         for key, value in applied.rows.items():
             if value is None:
                 self.rows.pop(key, None)
@@ -71,7 +72,7 @@ class Driver:
 def picture(machine: PartitionMachine) -> tuple[Any, ...]:
     """All that can be read of a few partitions."""
     return (
-        machine.time_ms,
+        (machine.time_ms, machine.term, machine.confirmed_ms, machine.age_floor_ms),
         machine.partitions(),
         machine.payload_ranges(),
         [(machine.partition(p), machine.segments(p), machine.end(p), machine.is_dropped(p)) for p in range(6)],
@@ -114,6 +115,34 @@ def test_group_time_never_goes_back(drive: Driver) -> None:
     drive(DropPartitions(T, ()))
     assert drive.machine.time_ms == T + 60
     drive.check()
+
+
+def test_ages_count_from_the_term_until_its_time_is_confirmed(drive: Driver) -> None:
+    drive.append(1, size=SEGMENT_BYTES_MIN, time_ms=T)
+    assert (drive.machine.term, drive.machine.confirmed_ms, drive.machine.age_floor_ms) == (1, -1, T)
+    drive(Trim(T + 10, ()))
+    assert (drive.machine.confirmed_ms, drive.machine.age_floor_ms) == (T + 10, 0)
+    drive.append(1, size=SEGMENT_BYTES_MIN, time_ms=T + 20)
+    for term in (2, 3):
+        drive.term = term
+        drive.append(1, size=SEGMENT_BYTES_MIN, time_ms=T + 1000 * term)
+        assert (drive.machine.term, drive.machine.age_floor_ms) == (term, T + 1000 * term)
+    drive.append(1, time_ms=T + 3500)
+    drive.check()
+    drive(Trim(T + 4000, ()))
+    assert [s.appended_ms - T for s in drive.machine.segments(1)] == [0, 3000, 3000, 3000, 3500]
+    assert (drive.machine.confirmed_ms, drive.machine.age_floor_ms) == (T + 4000, 0)
+    drive.check()
+
+
+def test_a_state_from_before_there_were_terms_is_in_doubt(drive: Driver) -> None:
+    drive.append(1, size=SEGMENT_BYTES_MIN, time_ms=T)
+    rows = drive.machine.rows()
+    rows[b"t"] = msgspec.msgpack.encode([T, 0])
+    drive.machine.restore(rows, 1)
+    drive.append(1, time_ms=T + 50)
+    drive(Trim(T + 60, ()))
+    assert [s.appended_ms - T for s in drive.machine.segments(1)] == [50, 50]
 
 
 # --- segments and trims ---------------------------------------------------------------------------------
@@ -357,7 +386,10 @@ steps = st.one_of(
     st.tuples(st.just("trim"), st.integers(0, 5), st.integers(0, 9), st.integers(0, 9)),
     st.tuples(st.just("drop"), st.integers(0, 5)),
     st.tuples(st.just("wait"), st.sampled_from([-5, 1000, SEGMENT_MS_MIN])),
+    st.tuples(st.just("confirm")),
 )
+TERM_ENTRIES = 5
+"""In the scripts a new term begins after so many."""
 
 
 def commands_of(script: list[tuple[Any, ...]]) -> list[Command]:
@@ -372,6 +404,8 @@ def commands_of(script: list[tuple[Any, ...]]) -> list[Command]:
         elif what == "drop":
             commands.append(DropPartitions(time_ms, (details[0],)))
             dropped.add(details[0])
+        elif what == "confirm":
+            commands.append(Trim(time_ms, ()))
         elif what == "trim":
             commands.append(Trim(time_ms, (TrimItem(*details),)))
         elif details[0] not in dropped:
@@ -396,11 +430,13 @@ def test_grouping_changes_nothing_and_rows_restore_the_state(script: list[Any], 
     grouped = PartitionMachine(SMALL)
     commands = commands_of(script)
     deleted: list[tuple[bytes, bytes]] = []
-    for command in commands:
+    for position, command in enumerate(commands):
+        drive.term = position // TERM_ENTRIES
         deleted += drive(command).delete_payloads
     stored: dict[bytes, bytes | None] = {}
     deleted_grouped: list[tuple[bytes, bytes]] = []
-    for run in groupings(entries(commands), cuts):
+    script_entries = [entry(n + 1, command, n // TERM_ENTRIES) for n, command in enumerate(commands)]
+    for run in groupings(script_entries, cuts):
         applied = grouped.apply(run)
         stored |= applied.rows
         deleted_grouped += applied.delete_payloads
