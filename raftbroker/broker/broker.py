@@ -46,6 +46,7 @@ from raftbroker.broker.views import (
 )
 from raftbroker.broker.waiting import EndWaiters
 from raftbroker.state.control import ControlMachine
+from raftbroker.state.control_commands import TopicState
 from raftbroker.state.murmur2 import partition_for_key
 from raftbroker.storage.records import RecordReader
 
@@ -184,10 +185,10 @@ class Broker:
         """Linearizable; with leaders and in-sync replicas as their leaders see them."""
         return await self._topics.describe(name, timeout)
 
-    async def find_topic(self, name: str, *, timeout: float = 10.0) -> TopicView:
-        """For the data path: from this node's copy, with leaders as known here; asks the cluster only when it is
-        not in the copy. `in_sync` is not gathered: it is empty."""
-        return await self._topics.find(name, timeout)
+    async def find_topic(self, name: str, *, timeout: float = 10.0) -> TopicState:
+        """For the data path, at no cost: what this node's copy says; asks the cluster only when it is not in the
+        copy. Who leads is not in it."""
+        return await self._topics.state(name, timeout)
 
     async def create_partitions(
         self, name: str, total: int, *, validate_only: bool = False, timeout: float = 15.0
@@ -205,7 +206,7 @@ class Broker:
         return await self._topics.configs(name, timeout)
 
     def partition_for(
-        self, topic: TopicView, key: bytes | None, *, idempotency_key: str | None = None, position: int = 0
+        self, topic: TopicState, key: bytes | None, *, idempotency_key: str | None = None, position: int = 0
     ) -> int:
         """The partition of a record that names none: by Kafka's murmur2 of its key; without a key by the hash of
         the request's Idempotency-Key and the record's position in it; without either, each call takes the next

@@ -70,9 +70,6 @@ class Topics:
         await self._reports.collect()
         return self.view(self._known(name))
 
-    async def find(self, name: str, timeout: float) -> TopicView:
-        return self.view(await self.state(name, timeout))
-
     async def state(self, name: str, timeout: float) -> TopicState:
         """From this node's copy; where it is not in the copy, the cluster is asked before it counts as unknown."""
         topic = self._context.control.topic(name)

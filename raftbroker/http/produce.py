@@ -14,10 +14,11 @@ import google_crc32c
 import msgspec
 
 from raftbroker.broker.errors import BrokerError, UnknownPartition
-from raftbroker.broker.views import Idempotency, Produced, TopicView
+from raftbroker.broker.views import Idempotency, Produced
 from raftbroker.http.call import Call
 from raftbroker.http.problems import TOO_MANY, UNKNOWN_OUTCOME, Problem, problem_of
 from raftbroker.state.batch import HEADER_BYTES, RecordDraft, encode_batch
+from raftbroker.state.control_commands import TopicState
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 TIMESTAMP_MAX = 253_402_300_799_999
@@ -80,7 +81,7 @@ class Chooser:
     Records with neither key nor partition go together to one partition, another with each request; with an
     Idempotency-Key to the partition that it and the record's position give."""
 
-    def __init__(self, call: Call, topic: TopicView, header: str | None) -> None:
+    def __init__(self, call: Call, topic: TopicState, header: str | None) -> None:
         self._broker = call.broker
         self._topic = topic
         self._header = header
@@ -102,7 +103,7 @@ class Chooser:
 
 
 def choose_partitions(
-    call: Call, topic: TopicView, drafts: Sequence[RecordDraft], wanted: Sequence[int | None], key: Key | None
+    call: Call, topic: TopicState, drafts: Sequence[RecordDraft], wanted: Sequence[int | None], key: Key | None
 ) -> int | list[int]:
     """Each record's partition; a single number when all go together. Raises UnknownPartition."""
     chooser = Chooser(call, topic, None if key is None else key.text)
@@ -116,7 +117,7 @@ def choose_partitions(
     ]
 
 
-def no_partition(topic: TopicView, number: int, field: str) -> UnknownPartition:
+def no_partition(topic: TopicState, number: int, field: str) -> UnknownPartition:
     return UnknownPartition(
         f"{field} is {number}, but topic {topic.name!r} has {len(topic.partitions)} partitions, numbered from 0; "
         "nothing of this request was appended",
@@ -125,7 +126,7 @@ def no_partition(topic: TopicView, number: int, field: str) -> UnknownPartition:
 
 
 def plan(
-    topic: TopicView, drafts: Sequence[RecordDraft], chosen: int | list[int], body_bytes: int, key: Key | None
+    topic: TopicState, drafts: Sequence[RecordDraft], chosen: int | list[int], body_bytes: int, key: Key | None
 ) -> list[Run]:
     """The batches of a request. `body_bytes` is at least what keys, values and headers take together."""
     groups: dict[int, list[int]] = {}

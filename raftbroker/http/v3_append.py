@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from raftbroker.broker.errors import BrokerError
-from raftbroker.broker.views import TopicView
 from raftbroker.http.call import Call, check_utf8
 from raftbroker.http.problems import BAD_PAYLOAD, ErrorBody, Problem, malformed, problem_of
 from raftbroker.http.produce import TIMESTAMP_MAX, Chooser, Key, Run, Sequenced, carry_out, plan
 from raftbroker.http.v2_produce import json_key
 from raftbroker.http.v3_record_forms import Data, RecordV3, Report, Shown
 from raftbroker.state.batch import RecordDraft
+from raftbroker.state.control_commands import TopicState
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SEQUENCE_MAX = 2**31 - 1
@@ -135,7 +135,7 @@ class Appender:
         return [answer for answer in answers if answer is not None]
 
     def _choose(
-        self, topic: TopicView, records: Sequence[Parsed | Problem], answers: list[Report | Problem | None], first: int
+        self, topic: TopicState, records: Sequence[Parsed | Problem], answers: list[Report | Problem | None], first: int
     ) -> list[tuple[int, int]]:
         """(place in this round, partition) of each record that can be sent; the others get their problem."""
         chooser = Chooser(self._call, topic, None if self._key is None else self._key.text)
@@ -149,7 +149,7 @@ class Appender:
         return places
 
     def _plan(
-        self, topic: TopicView, parsed: list[Parsed], chosen: list[int], places: list[int], body_bytes: int, first: int
+        self, topic: TopicState, parsed: list[Parsed], chosen: list[int], places: list[int], body_bytes: int, first: int
     ) -> list[Run]:
         drafts = [item.draft for item in parsed]
         if not self._each_alone and all(item.sequenced is None for item in parsed):

@@ -25,6 +25,7 @@ from raftbroker.broker.views import (
     TopicView,
 )
 from raftbroker.state.batch import parse_header, place_batch
+from raftbroker.state.control_commands import PartitionPlace, TopicState
 from raftbroker.state.murmur2 import partition_for_key
 
 
@@ -63,8 +64,10 @@ class StandIn(Broker):
         self._check()
         return list(self._topics.values())
 
-    async def find_topic(self, name: str, *, timeout: float = 10.0) -> TopicView:
-        return await self.describe_topic(name)
+    async def find_topic(self, name: str, *, timeout: float = 10.0) -> TopicState:
+        view = await self.describe_topic(name)
+        places = tuple(PartitionPlace(partition.id, partition.group) for partition in view.partitions)
+        return TopicState(view.name, view.topic_id, 1, view.configs, places, view.created_ms)
 
     async def describe_topic(self, name: str, *, timeout: float = 10.0) -> TopicView:
         self._check()
@@ -109,7 +112,7 @@ class StandIn(Broker):
         return [ConfigView("retention.ms", value, "604800000", source, not self.configs, False, "how long")]
 
     def partition_for(
-        self, topic: TopicView, key: bytes | None, *, idempotency_key: str | None = None, position: int = 0
+        self, topic: TopicState, key: bytes | None, *, idempotency_key: str | None = None, position: int = 0
     ) -> int:
         count = len(topic.partitions)
         if key is not None:
