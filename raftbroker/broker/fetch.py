@@ -164,12 +164,17 @@ class Fetcher:
 
     def _read(self, partition: int, offset: int, end: int, bytes_max: int) -> tuple[bytes, ...]:
         """Batches from the one that holds `offset` on, below `end`. Raises Hole or Damaged."""
-        found = self._context.records.read(partition, offset, end, bytes_max)
-        if not found or found[0][0] != offset:
-            base = self._context.records.floor(partition, offset)
+        records = self._context.records
+        found = records.read(partition, offset, offset + 1, 1)
+        if not found:  # the offset lies within a batch
+            base = records.floor(partition, offset)
             if base is None:
                 raise Hole(f"partition id {partition} has no batch at offset {offset}, below its end {end}")
-            found = self._context.records.read(partition, base, end, bytes_max)
+            found = records.read(partition, base, base + 1, 1)
+        if found and (left := bytes_max - len(found[0][1])) > 0:
+            more = records.read(partition, found[0][0] + 1, end, left)
+            if more and len(more[0][1]) <= left:
+                found += more
         return tuple(contiguous(partition, offset, found))
 
     # --- on the leader --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
+from raftbroker.broker.errors import BrokerError
 from raftbroker.broker.views import Fetched
 from raftbroker.http.call import Call
 from raftbroker.http.media import EMBEDDED_TYPES, Format, embedded_answer
@@ -36,6 +37,8 @@ LOG_START = "X-Log-Start-Offset"
 OFFSET_MAX = 2**63 - 1
 
 _TIMEOUT_MS_DEFAULT = 1000
+_RECORD_BYTES = 1024
+"""A guess, for reads of a few records."""
 _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -84,7 +87,7 @@ class _Page:
         self._format = format_
         self._show = _SHOW[format_]
         self._bytes_max = bytes_max
-        self._most = most
+        self.most = most
         self._size = 2
         self.next_offset = offset
         self.parts: list[bytes] = []
@@ -147,7 +150,7 @@ class _Page:
         self.parts.append(shown)
         self._size += len(shown) + 1
         self.next_offset = record.offset + 1
-        self.full = self._size >= self._bytes_max or len(self.parts) >= self._most
+        self.full = self._size >= self._bytes_max or len(self.parts) >= self.most
 
 
 async def _first_offset(call: Call, topic: str, partition: int) -> int:
@@ -188,21 +191,29 @@ async def read_records(call: Call) -> web.StreamResponse:
 
 
 async def _fill(call: Call, topic: str, partition: int, page: _Page, wait: float, bytes_max: int) -> Fetched | None:
-    """Fetches until there is a record, or `wait` seconds have passed, or the node stops. The last fetch, if any."""
+    """Fetches until there is a record, or `wait` seconds have passed, or the node stops. The last fetch, if any.
+
+    For a few records only a few batches are read at first, and the rest if those were not enough."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     last: Fetched | None = None
+    step = min(bytes_max, page.most * _RECORD_BYTES)
     while True:
-        left = max(0.0, deadline - loop.time())
+        left = 0.0 if page.parts else max(0.0, deadline - loop.time())
         fetch = call.broker.fetch(
             topic,
             partition,
             page.next_offset,
-            bytes_max=bytes_max,
+            bytes_max=step,
             wait=left,
             timeout=left + call.options.request_timeout,
         )
-        fetched = await (call.unless_stopping(fetch) if left else fetch)
+        try:
+            fetched = await (call.unless_stopping(fetch) if left else fetch)
+        except BrokerError:
+            if page.parts:  # what follows was lost or is out of reach by now; what is here stands
+                return last
+            raise
         if fetched is None:
             return last
         last = fetched
@@ -211,8 +222,11 @@ async def _fill(call: Call, topic: str, partition: int, page: _Page, wait: float
             if page.full:
                 return last
             await asyncio.sleep(0)
-        if page.parts or not fetched.batches or loop.time() >= deadline:
+        if page.parts and (step == bytes_max or not fetched.batches or page.next_offset >= fetched.high_watermark):
             return last
+        if not page.parts and (not fetched.batches or loop.time() >= deadline):
+            return last
+        step = bytes_max
 
 
 _RECORD = ReadRecord(

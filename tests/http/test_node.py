@@ -240,6 +240,22 @@ def test_v3_records_and_batches(real: Client, cluster: str, topic: str) -> None:
     assert values == ['{"n": 0}', '{"n": 1}', '{"n": 2}', None]
 
 
+def test_max_records_is_reached_wherever_the_batches_end(real: Client, topic: str) -> None:
+    """Few records are read with few bytes at first: large records and batch ends must not make the answer shorter."""
+    expected: list[str] = []
+    for size in (10, 3000, 700, 5000):
+        values = [f"{len(expected) + n} ".ljust(size, "x") for n in range(3)]
+        assert real.post(f"/topics/{topic}", {"records": [{"value": v, "partition": 0} for v in values]}, STRING_V2)
+        expected += values
+    for offset in range(12):
+        for most in (1, 2, 4, 7, 12):
+            path = f"/topics/{topic}/partitions/0/records?timeout=0&offset={offset}&max_records={most}"
+            answer = real.get(path, STRING_V2)
+            assert [record["value"] for record in answer.json] == expected[offset : offset + most]
+            assert answer.headers["x-next-offset"] == str(min(12, offset + most))
+            assert answer.headers["x-high-watermark"] == "12"
+
+
 def test_records_larger_than_the_topic_takes(real: Client, cluster: str, topic: str) -> None:
     real.ask("PUT", f"{cluster}/topics/{topic}/configs/max.message.bytes", {"value": "2000"})
     fits = {"records": [{"value": "x" * 900, "partition": 0} for _ in range(8)]}
