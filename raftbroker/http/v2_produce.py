@@ -69,15 +69,17 @@ def json_key(raw: bytes) -> bytes | None:
 
 
 def _from_json(body: bytes) -> Drafts:
-    drafts: list[RecordDraft] = []
-    wanted: list[int | None] = []
-    for record in decode(_json_records, body).records:
-        value = bytes(record.value)
-        key = None if record.key is NULL else json_key(bytes(record.key))
-        headers = _headers(record.headers) if record.headers else ()
-        drafts.append(RecordDraft(key, None if value == b"null" else value, headers, record.timestamp))
-        wanted.append(record.partition)
-    return drafts, wanted
+    records = decode(_json_records, body).records
+    drafts = [
+        RecordDraft(
+            None if record.key is NULL else json_key(bytes(record.key)),
+            None if (value := bytes(record.value)) == b"null" else value,
+            _headers(record.headers) if record.headers else (),
+            record.timestamp,
+        )
+        for record in records
+    ]
+    return drafts, [record.partition for record in records]
 
 
 def _from_binary(body: bytes) -> Drafts:
@@ -169,12 +171,12 @@ def answer_body(count: int, runs: list[Run]) -> bytes:
         if run.produced is not None:
             start = f'{{"partition":{run.partition},"offset":'
             base = run.produced.base_offset
-            texts = [f"{start}{offset}{_GOOD_END}" for offset in range(base, base + len(run.positions))]
-            if len(texts) == count:
-                parts = texts
+            offsets = range(base, base + len(run.positions))
+            if len(offsets) == count:
+                parts = [start + f"{_GOOD_END},{start}".join(map(str, offsets)) + _GOOD_END]
                 continue
-            for position, text in zip(run.positions, texts, strict=True):
-                parts[position] = text
+            for position, offset in zip(run.positions, offsets, strict=True):
+                parts[position] = f"{start}{offset}{_GOOD_END}"
         else:
             assert run.problem is not None
             failed = RecordOffset(run.partition, None, run.problem.code, run.problem.message)
