@@ -6,7 +6,7 @@ to read or skip it, so that nothing is passed over in silence.
 """
 
 import asyncio
-from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Callable
 
 import msgspec
@@ -46,24 +46,22 @@ class _NotShowable(ValueError):
     """A key or value cannot be shown in the asked-for format; the text says which of the two."""
 
 
-def _show_json(data: bytes | None) -> bytes:
-    if data is None:
-        return b"null"
+def _show_json(data: bytes) -> bytes:
     if not data.isascii():
         data.decode()
     _raw.decode(data)
     return data
 
 
-def _show_binary(data: bytes | None) -> bytes:
-    return b"null" if data is None else b'"' + b64encode(data) + b'"'
+def _show_binary(data: bytes) -> bytes:
+    return b'"' + b2a_base64(data, newline=False) + b'"'
 
 
-def _show_string(data: bytes | None) -> bytes:
-    return b"null" if data is None else msgspec.json.encode(data.decode())
+def _show_string(data: bytes) -> bytes:
+    return msgspec.json.encode(data.decode())
 
 
-_SHOW: dict[Format, Callable[[bytes | None], bytes]] = {
+_SHOW: dict[Format, Callable[[bytes], bytes]] = {
     Format.JSON: _show_json,
     Format.BINARY: _show_binary,
     Format.STRING: _show_string,
@@ -71,12 +69,15 @@ _SHOW: dict[Format, Callable[[bytes | None], bytes]] = {
 
 
 def _show_headers(headers: tuple[tuple[str, bytes | None], ...]) -> bytes:
-    if not headers:
-        return b"[]"
     shown = [
-        b'{"name":' + msgspec.json.encode(name) + b',"value":' + _show_binary(value) + b"}" for name, value in headers
+        b'{"name":'
+        + msgspec.json.encode(name)
+        + b',"value":'
+        + (b"null" if value is None else _show_binary(value))
+        + b"}"
+        for name, value in headers
     ]
-    return b"[" + b",".join(shown) + b"]"
+    return b',"headers":[' + b",".join(shown) + b"]}"
 
 
 class _Page:
@@ -113,7 +114,7 @@ class _Page:
                     return
         self.next_offset = max(self.next_offset, parse_header(batch).next_offset)
 
-    def _shown(self, part: str, data: bytes | None) -> bytes:
+    def _shown(self, part: str, data: bytes) -> bytes:
         try:
             return self._show(data)
         except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
@@ -127,12 +128,10 @@ class _Page:
                     b'%d,"timestamp":%d,"key":' % (record.offset, record.timestamp)
                     if record.timestamp >= 0
                     else b'%d,"timestamp":null,"key":' % record.offset,
-                    self._shown("key", record.key),
+                    b"null" if record.key is None else self._shown("key", record.key),
                     b',"value":',
-                    self._shown("value", record.value),
-                    b',"headers":',
-                    _show_headers(record.headers),
-                    b"}",
+                    b"null" if record.value is None else self._shown("value", record.value),
+                    b',"headers":[]}' if not record.headers else _show_headers(record.headers),
                 )
             )
         except _NotShowable as error:
