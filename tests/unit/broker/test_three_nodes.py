@@ -228,10 +228,10 @@ def test_a_damaged_replica_leaves_and_rejoins(tmp_path: Path) -> None:
             for n in range(10):
                 await nodes[0].broker.produce("t", 0, batch_of(b"%d" % n))
             leader = next(node for node in nodes if node.id == place.leader)
+            replica = leader.broker._context.host.groups[place.group]
             damage(leader, place.id, 5)
             for node in nodes:
                 assert await read_all(node, "t", 0, 10) == [b"%d" % n for n in range(10)]
-            replica = leader.broker._context.host.groups[place.group]
             assert replica.damaged is not None
 
             async def whole() -> bool:
