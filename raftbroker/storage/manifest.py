@@ -34,8 +34,8 @@ class Manifest(msgspec.Struct):
     blobs: dict[int, int] = {}
     """Number -> bytes of values in each blob file ever added; some may be gone."""
     oldest_log_sequence: int = 0
-    """`last_sequence` of the edit that last moved `oldest_log` or put rows of older logs into a table: recovery
-    names the new log first, still with the old sequence number, and then writes its tables."""
+    """`last_sequence` of the edit that last moved `oldest_log`, or the last row of older logs that a table was made of
+    since: recovery names the new log first, still with the old sequence number, and then writes its tables."""
 
     @property
     def oldest_log(self) -> int:
@@ -81,22 +81,32 @@ def read_manifest(path: Path, records: list[Record]) -> Manifest:
     for record in records:
         oldest = manifest.oldest_log
         try:
-            log_number = _take_edit(manifest, _Fields(record.body))
+            edit = _take_edit(manifest, _Fields(record.body))
         except (IndexError, ValueError) as error:
             raise FileDamaged(path, f"the edit at byte {record.start} does not decode ({error})") from error
-        if manifest.oldest_log != oldest or log_number == manifest.oldest_log:
+        if manifest.oldest_log != oldest:
             manifest.oldest_log_sequence = manifest.last_sequence
+        elif edit.log_number == oldest:
+            manifest.oldest_log_sequence = max(manifest.oldest_log_sequence, edit.table_sequence)
     return manifest
 
 
-def _take_edit(manifest: Manifest, fields: _Fields) -> int | None:
-    """Returns the write-ahead log from which on the edit's column family still needs them, where it says so."""
+class _Edit(msgspec.Struct):
+    """What one edit says beside what it adds to the state."""
+
+    log_number: int = 0
+    """The write-ahead log from which on the edit's column family still needs them; 0 where it does not say."""
+    table_sequence: int = 0
+    """The highest sequence number in the tables it adds."""
+
+
+def _take_edit(manifest: Manifest, fields: _Fields) -> _Edit:
+    edit = _Edit()
     family = 0
-    log_number: int | None = None
     while fields:
         tag = fields.number()
         if tag == _LOG_NUMBER:
-            log_number = fields.number()
+            edit.log_number = fields.number()
         elif tag == _FAMILY:
             family = fields.number()
         elif tag == _FAMILY_ADD:
@@ -111,13 +121,13 @@ def _take_edit(manifest: Manifest, fields: _Fields) -> int | None:
         elif tag in _NUMBERS:
             fields.number()
         else:
-            _take_file(manifest, tag, fields)
+            _take_file(manifest, edit, tag, fields)
     if family in manifest.families:
-        manifest.log_numbers[family] = log_number or manifest.log_numbers.get(family, 0)
-    return log_number
+        manifest.log_numbers[family] = edit.log_number or manifest.log_numbers.get(family, 0)
+    return edit
 
 
-def _take_file(manifest: Manifest, tag: int, fields: _Fields) -> None:
+def _take_file(manifest: Manifest, edit: _Edit, tag: int, fields: _Fields) -> None:
     if tag == _DELETED_FILE:
         fields.number()
         manifest.tables.pop(fields.number(), None)
@@ -126,7 +136,8 @@ def _take_file(manifest: Manifest, tag: int, fields: _Fields) -> None:
         number = fields.number()
         manifest.tables[number] = fields.number()
         fields.string(), fields.string()
-        fields.number(), fields.number()
+        fields.number()
+        edit.table_sequence = max(edit.table_sequence, fields.number())
         fields.skip_fields(_TABLE_FIELDS_END)
     elif tag == _BLOB_FILE:
         number = fields.number()

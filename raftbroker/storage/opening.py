@@ -42,6 +42,7 @@ class StorageOptions(msgspec.Struct, frozen=True):
         return RocksOptions(
             memtable_bytes=max(_MEMTABLE_BYTES_MIN, self.memtable_bytes // 4),
             memtables_bytes_max=self.memtable_bytes,
+            short_bytes=self.reserve_bytes,
             cache_bytes=self.cache_bytes,
         )
 

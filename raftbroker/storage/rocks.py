@@ -61,6 +61,8 @@ from raftbroker.storage.watermark import Watermark
 _MIB = 1 << 20
 _STALL_PAUSE_SECONDS = 0.002
 _STALL_PAUSES_MAX = 30_000
+_STALL_PAUSES_SHORT = 500
+"""After these, a stall on a disk that is short of room is put down to that."""
 _GC_CUTOFF_USUAL, _GC_CUTOFF_MUCH = "0.05", "0.5"
 _GC_CHECK_WRITES = 512
 
@@ -74,6 +76,8 @@ class RocksOptions(msgspec.Struct, frozen=True):
     """Of all column families together."""
     cache_bytes: int = 16 * _MIB
     wal_bytes_max: int = 64 * _MIB
+    short_bytes: int = 0
+    """With less than this free, a write that stalls is refused as on a full disk: compaction may lack the room."""
     blobs: bool = True
     blob_bytes_min: int = 4096
     """Smaller values lie in the tables themselves."""
@@ -95,6 +99,7 @@ class RocksEngine:
         self._write_options = WriteOptions()
         self._write_options.no_slowdown = True
         self._watermark = None if note is None else Watermark(note, path)
+        self._short_bytes = options.short_bytes
         self._writes = 0
         self._gc_cutoff = _GC_CUTOFF_USUAL
 
@@ -113,7 +118,7 @@ class RocksEngine:
         yield from cursor.scan(low, reverse)
 
     def write(self, batch: Batch) -> None:
-        for _ in range(_STALL_PAUSES_MAX):
+        for pause in range(1, _STALL_PAUSES_MAX + 1):
             rows = WriteBatch(raw_mode=True)  # consumed by `write`, also by one that is refused
             handles = self._handles
             for kind, family, key, value in batch.operations:
@@ -134,6 +139,8 @@ class RocksEngine:
                 if self._writes % _GC_CHECK_WRITES == 0:
                     self._tune_gc()
                 return
+            if pause % _STALL_PAUSES_SHORT == 0 and self.free_bytes() < self._short_bytes:
+                raise StoreFull(f"the disk of {self.path} is short of room, and compaction waits for it: free space")
             time.sleep(_STALL_PAUSE_SECONDS)
         raise OSError(f"{self.path}: RocksDB has refused a write for a minute because compaction is behind")
 
