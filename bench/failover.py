@@ -30,10 +30,15 @@ def run(cluster: Cluster, kills: int, transfers: int, tell: Callable[[str], None
     for number in range(transfers):
         tell(f"planned transfer {number + 1} of {transfers}")
         transfer_ms.append(_time_transfer(cluster, topic))
-    kill_ms = []
-    for number in range(kills):
-        tell(f"kill -9 of the leader, {number + 1} of {kills}")
-        kill_ms.append(_time_kill(cluster, topic))
+    kill_ms: list[float] = []
+    wasted = 0
+    while len(kill_ms) < kills:
+        tell(f"kill -9 of the leader, {len(kill_ms) + 1} of {kills}")
+        took = _time_kill(cluster, topic)
+        if took is not None:
+            kill_ms.append(took)
+        elif (wasted := wasted + 1) > kills:
+            raise Failed(f"leadership of group {topic.group} moved away before the kill {wasted} times")
     cluster.settle()
     return FailoverResult(tuple(kill_ms), tuple(transfer_ms))
 
@@ -52,7 +57,8 @@ def _time_transfer(cluster: Cluster, topic: Topic) -> float:
     return took
 
 
-def _time_kill(cluster: Cluster, topic: Topic) -> float:
+def _time_kill(cluster: Cluster, topic: Topic) -> float | None:
+    """None where leadership had moved to another node just before the kill: then nothing was measured."""
     cluster.settle()
     leader, term = cluster.steady_leader(topic, STEADY_SECONDS)
     other = min(node for node in cluster.addresses if node != leader)
@@ -65,9 +71,7 @@ def _time_kill(cluster: Cluster, topic: Topic) -> float:
     took = 1000 * (time.perf_counter() - began)
     writer.close()
     now, later = cluster.leader_of_group(topic.group, other)
-    if now == leader or later <= term:
-        raise Failed(f"node {leader} was killed but did not lead group {topic.group}: the figure means nothing")
-    return took
+    return None if now == leader or later <= term else took
 
 
 class _Writer:
