@@ -18,7 +18,8 @@ CASES = ((200, 1), (200, 64), (16 << 10, 16), (1 << 20, 16))
 
 
 def make_case(size: int, in_flight: int, settings: Settings) -> RaftCase:
-    return RaftCase(size, in_flight, settings.raft, settings.warm_up)
+    seconds = settings.raft_large if size > 1024 else settings.raft
+    return RaftCase(size, in_flight, seconds, settings.warm_up)
 
 
 class RaftGroup:

@@ -115,6 +115,12 @@ async def drive(host: Host, group: Group, case: RaftCase, nodes: Sequence[int]) 
     )
 
 
+def election_timing() -> ElectionTiming:
+    """As a node has it that is not told otherwise."""
+    raft = load(None, [], {}).raft
+    return ElectionTiming(raft.heartbeat_ms / 1000, raft.election_min_ms / 1000, raft.election_max_ms / 1000)
+
+
 def storage_options() -> StorageOptions:
     """As a node has them that is not told otherwise."""
     storage = load(None, [], {}).storage
@@ -145,7 +151,7 @@ def make_host(
         transport,
         clock=time.monotonic,
         random=rng,
-        timing=ElectionTiming(),
+        timing=election_timing(),
         limits=GroupLimits(),
         on_fatal=lambda error: stopping.set(),
     )

@@ -13,7 +13,10 @@ class Settings(msgspec.Struct, frozen=True):
     """The raw bandwidth, each time."""
     warm_up: float = 1.0
     """Of a Raft or HTTP case, before anything is counted."""
-    raft: float = 60.0
+    raft: float = 15.0
+    """The small entries."""
+    raft_large: float = 60.0
+    """16 KiB and 1 MiB, long enough for flushes and compaction to keep up or not."""
     http: float = 10.0
     idle: float = 30.0
     settle: float = 5.0
@@ -24,6 +27,16 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 QUICK = Settings(
-    latency=0.7, bandwidth=1.5, warm_up=0.3, raft=2.0, http=1.5, idle=4.0, settle=2.0, starts=1, kills=3, transfers=5
+    latency=0.7,
+    bandwidth=1.5,
+    warm_up=0.3,
+    raft=2.0,
+    raft_large=2.0,
+    http=1.5,
+    idle=4.0,
+    settle=2.0,
+    starts=1,
+    kills=3,
+    transfers=5,
 )
 """For a look: the figures mean less. RSS and CPU are about right, medians of a few are not."""

@@ -47,6 +47,9 @@ _WARNING_INTERVAL_S = 60.0
 _WARNINGS_REMEMBERED = 1024
 
 
+REASONS_MAX = 8
+
+
 class PeerTls(msgspec.Struct, frozen=True):
     """Contexts for mutual TLS: both must demand and verify the other end's certificate."""
 
@@ -63,7 +66,7 @@ class _Target:
         """Whose address it is; for one that is sought, who answered last."""
         self.sought = node is None
         self.back_off_s = back_off_s
-        self.reported = False
+        self.reported: set[str] = set()
         self.lost = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -255,7 +258,7 @@ class TcpTransport:
             return
         self._links[peer.node] = connection
         for target in self._targets_of(peer.node):
-            target.reported = False
+            target.reported.clear()
         self.inbox.peer_connected(peer)
 
     def closed(self, connection: Connection) -> None:
@@ -470,9 +473,9 @@ class TcpTransport:
             target.node = answered.node
 
     def _report(self, target: _Target, reason: str) -> None:
-        """Tells once of a target that does not answer, until it has answered."""
-        if not target.reported:
-            target.reported = True
+        """Tells each reason once, up to a number, of why a target does not answer, until it has answered."""
+        if reason not in target.reported and len(target.reported) < REASONS_MAX:
+            target.reported.add(reason)
             log.info("cannot reach the peer at %s: %s; trying on", target.address, reason)
 
     def _abandon(self, connection: Connection) -> None:

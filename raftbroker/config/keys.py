@@ -140,14 +140,15 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     election_min_ms: Annotated[
         int,
         Key(
-            "A follower that hears nothing campaigns after this long at the earliest; at least 3 heartbeats.",
+            "A follower that hears nothing campaigns after this long at the earliest; at least 3 heartbeats. A leader"
+            " whose process dies is replaced sooner: its connections break.",
             50,
             60_000,
         ),
-    ] = 500
+    ] = 1000
     election_max_ms: Annotated[
         int, Key("... and after this long at the latest; the moment between is drawn at random.", 100, 120_000)
-    ] = 1000
+    ] = 2000
     entry_bytes_max: Annotated[
         int, Key("The largest log entry a leader makes by putting requests together, in bytes.", 1024, 64 * _MIB)
     ] = _MIB

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,25 +11,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.ports import free_offset
+
 READY_SECONDS = 60.0
 
 
 def _ports(offset: int, nodes: int) -> list[int]:
     return [base + i + offset for base in (7081, 8081, 9091) for i in range(1, nodes + 1)]
-
-
-def free_offset(nodes: int) -> int:
-    """A port offset whose every port is free now."""
-    for attempt in range(200):
-        offset = 2000 + (os.getpid() * 37 + attempt * 211) % 40000
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in _ports(offset, nodes):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return offset
-    raise RuntimeError("no free range of ports was found")
 
 
 class DevCluster:
@@ -39,7 +26,7 @@ class DevCluster:
     def __init__(self, folder: Path, nodes: int, restart: bool = True) -> None:
         self.folder = folder
         self.nodes = nodes
-        self.offset = free_offset(nodes)
+        self.offset = free_offset(_ports(0, nodes))
         self.log = (folder / "dev.log").open("wb")
         self.process = subprocess.Popen(
             [

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.dev import dev_cluster, free_offset
+from tests.cluster.dev import dev_cluster
 from tests.cluster.workload import Account, create_topic, produce_while, verify
+from tests.ports import free_offset
 
 pytestmark = pytest.mark.cluster
 
@@ -96,7 +97,7 @@ def test_a_node_whose_disk_is_gone_rejoins_empty_and_is_promoted(
 
 def test_a_single_node_grows_to_three_online(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     account = Account()
-    offset = free_offset(3)
+    offset = free_offset([base + node for base in (7081, 8081, 9091) for node in (1, 2, 3)])
 
     def arguments(node: int) -> list[str]:
         values = {

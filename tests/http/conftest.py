@@ -1,7 +1,6 @@
 """Fixtures: the loop thread, the stand-in's front door, and a real node of a cluster of one."""
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from itertools import count
 
@@ -12,6 +11,7 @@ from raftbroker.config import load
 from raftbroker.node import Node
 from tests.http.harness import Client, LoopThread, door
 from tests.http.stand_in import StandIn
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")
@@ -32,16 +32,8 @@ def client(thread: LoopThread, broker: StandIn) -> Iterator[Client]:
         yield client
 
 
-def _free_ports(number: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
 async def _start(directory: str) -> Node:
-    http, peers = _free_ports(2)
+    http, peers = free_port(), free_port()
     sets = [f"node.data_dir={directory}", f"http.listen=127.0.0.1:{http}", f"peers.listen=127.0.0.1:{peers}"]
     node = Node(load(None, sets, {}))
     await node.start()

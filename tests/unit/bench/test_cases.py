@@ -22,6 +22,7 @@ TINY = msgspec.structs.replace(
     bandwidth=0.1,
     warm_up=0.1,
     raft=0.3,
+    raft_large=0.3,
     http=0.3,
     idle=0.3,
     settle=0.1,

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +20,13 @@ from raftbroker.node import Core, Outside, Settings
 from raftbroker.state.batch import RecordDraft, encode_batch
 from raftbroker.storage import StorageOptions, open_store
 from raftbroker.storage.disk import ThreadDisk
+from tests.ports import free_port
 
 TIMING = ElectionTiming(0.05, 0.3, 0.6)
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @dataclass

@@ -74,9 +74,3 @@ def serving(*replies: Reply) -> Iterator[Server]:
         server.http.shutdown()
         thread.join()
         server.http.server_close()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -7,7 +7,8 @@ import pytest
 from raftbroker.cli import api as api_module
 from raftbroker.cli.api import Api, ApiError, NotReached
 from raftbroker.cli.failure import CommandError
-from tests.unit.cli.scripted import Reply, free_port, serving
+from tests.ports import free_port
+from tests.unit.cli.scripted import Reply, serving
 
 HEALTHY = b'{"is_healthy":true,"controller_id":1,"all_nodes":[1],"nodes_down":[],"leaderless_partitions":[],' + (
     b'"under_replicated_partitions":[]}'

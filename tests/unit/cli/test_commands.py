@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from raftbroker.cli.app import app
 from raftbroker.config import KEYS
-from tests.unit.cli.scripted import free_port
+from tests.ports import free_port
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 

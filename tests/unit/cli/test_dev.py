@@ -25,6 +25,7 @@ from raftbroker.cli.dev import (
 )
 from raftbroker.cli.failure import CommandError
 from raftbroker.config import load
+from tests.ports import free_offset
 
 
 def test_ports_and_files_are_where_the_design_says(tmp_path: Path) -> None:
@@ -155,19 +156,9 @@ def alive(pid: int) -> bool:
     return False
 
 
-def free_offset() -> int:
-    """A port offset whose three ports for node 1 are free."""
-    for offset in range(20_000 + os.getpid() % 5000, 50_000, 97):
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for base in (8082, 9092, 7082):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", base + offset))
-            return offset
-    raise AssertionError("no free ports")
-
-
 @pytest.fixture
 def offset() -> int:
-    return free_offset()
+    return free_offset([7082, 8082, 9092])
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import random
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 
 import uvloop
@@ -15,6 +14,7 @@ from consensus.handshake import CHALLENGE_BYTES, Handshake
 from consensus.messages import Heartbeat, Message, Request
 from consensus.tcp import PeerTls, TcpTransport
 from consensus.transport import Peer
+from tests.ports import free_port
 
 SECRET = b"a secret that the tests share"
 LOOPS = ["asyncio", "uvloop"]
@@ -45,12 +45,6 @@ async def until(true: Callable[[], object], *, timeout: float = 5, what: str = "
     while not true():
         assert asyncio.get_running_loop().time() < deadline, f"not within {timeout} s: {what or true}"
         await asyncio.sleep(0.002)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def beat(number: int) -> Heartbeat:
