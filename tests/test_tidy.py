@@ -22,8 +22,10 @@ FILE_LINES_USUAL = 500
 FILE_LINES_MAX = 700
 FUNCTION_LINES_MAX = 70
 
-LAYERS = ("cli", "node", "http", "broker", "state", "storage")
+LAYERS = ("cli", "node", "http", "kafka", "broker", "state", "storage")
 """Imports inside raftbroker point down this list; `config` stands beside it, for cli and node alone."""
+FRONT_DOORS = ("http", "kafka")
+"""These stand side by side: neither knows the other."""
 
 ONLY_HERE = {
     "rocksdict": ("raftbroker/storage/",),
@@ -33,6 +35,7 @@ ONLY_HERE = {
     "rich": ("raftbroker/cli/",),
     "uvloop": ("raftbroker/cli/server.py",),
     "cramjam": ("raftbroker/state/",),
+    "kafka": ("raftbroker/kafka/",),
 }
 """Libraries that only these places may import."""
 
@@ -255,6 +258,8 @@ def _wrong_imports(path: Path) -> Iterator[str]:
         elif target in LAYERS and target != layer:
             if layer not in LAYERS:
                 yield f"{where} {layer or 'the package itself'} imports no layer"
+            elif layer in FRONT_DOORS and target in FRONT_DOORS:
+                yield f"{where} {layer} must not import {target}: front doors do not know each other"
             elif LAYERS.index(layer) > LAYERS.index(target):
                 yield f"{where} {layer} must not import {target}: imports point down, {' > '.join(LAYERS)}"
 

@@ -1,0 +1,59 @@
+"""What every handler of the Kafka front door is given, and what that door is told by whoever composes the node."""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from raftbroker.broker.broker import Broker
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaOptions:
+    """Bounds and settings of the listener. Sizes are in bytes, times in seconds."""
+
+    random: random.Random
+    frame_bytes_max: int = 36 * _MIB
+    """No larger request is taken; a little more than the largest batch."""
+    connections_max: int = 2000
+    requests_max: int = 128
+    """Of one connection, read and not yet answered; beyond it the connection is not read."""
+    request_bytes_max: int = 256 * _MIB
+    """Of all requests that are being read or served, together; beyond it further ones wait in their clients."""
+    answer_bytes_max: int = 256 * _MIB
+    """Of all answers that their clients have not taken yet; beyond it the one that has waited longest is cut off."""
+    idle_timeout: float = 600.0
+    """A connection that sends nothing and waits for nothing this long is closed."""
+    frame_timeout: float = 60.0
+    """A request must have arrived whole this long after its first byte."""
+    send_timeout: float = 60.0
+    """A client that takes nothing of its answers for this long is cut off."""
+    stop_timeout: float = 3.0
+    """How long requests under way may take to end when the listener stops."""
+    request_timeout: float = 30.0
+    """How long a request may wait for the cluster where it names no time of its own."""
+    auto_create_topics: bool = True
+    """Metadata for a topic that does not exist creates it, where the client allows it."""
+    node_configs: Mapping[str, str] = field(default_factory=dict)
+    """What DescribeConfigs shows of this node, by the names of our configuration: section.key. No secrets."""
+
+
+class Served(NamedTuple):
+    """One line of ApiVersions."""
+
+    key: int
+    min_version: int
+    max_version: int
+
+
+@dataclass(slots=True)
+class KafkaContext:
+    broker: Broker
+    options: KafkaOptions
+    served: tuple[Served, ...]
+    """Every API that is advertised, by key."""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set as soon as the node begins to stop: who waits for something to happen should answer with what there is."""
