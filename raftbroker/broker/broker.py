@@ -28,6 +28,7 @@ from raftbroker.broker.reconcile import Reconciler
 from raftbroker.broker.reports import Reports
 from raftbroker.broker.retention import Retention
 from raftbroker.broker.routing import Router
+from raftbroker.broker.shards import Shards
 from raftbroker.broker.topics import Topics
 from raftbroker.broker.views import (
     BrokerView,
@@ -71,7 +72,8 @@ class Broker:
         self._context = context
         self.counters: Counters = context.counters
         self._router = Router(context)
-        self._replicas = Replicas(context)
+        self.shards = Shards(context, self._router)
+        self._replicas = Replicas(context, self.shards.machine)
         self._reports = Reports(context, self._router.heard, lambda: self._replicas.failed)
         self._controller = Controller(context, self._reports.live)
         self._topics = Topics(context, self._router, self._controller, self._reports)
@@ -88,6 +90,7 @@ class Broker:
 
     def _serve(self, calls: wire.Calls) -> None:
         """What other nodes may ask of this one."""
+        self.shards.serve(calls)
         calls.serve(wire.PRODUCE, self._producer.serve)
         calls.serve(wire.FETCH, self._fetcher.fetch_here)
         calls.serve(wire.OFFSETS, self._fetcher.offsets_here)
@@ -141,6 +144,7 @@ class Broker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        self.shards.stop()
         await self._reports.stop()
         await self._fetcher.stop()
 

@@ -21,7 +21,7 @@ from raftbroker.storage.records import RecordReader
 
 CONTROL = 0
 """The control group's id."""
-FEATURE = 1
+FEATURE = 2
 """The highest cluster feature version this code supports."""
 
 CATCH_UP_SECONDS = 2.0
@@ -44,6 +44,8 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     peer: str
     http: str = ""
     kafka: str = ""
+    coordinator_shards: int = 4
+    """Made once, when the cluster forms."""
     default_partitions: int = 1
     default_replication_factor: int = 3
     """May be more than there are nodes yet: the missing replicas are made as nodes join."""

@@ -25,7 +25,7 @@ from raftbroker.broker.errors import (
     UnknownNode,
     UnknownTopic,
 )
-from raftbroker.broker.placement import GroupLoad, Placement, place
+from raftbroker.broker.placement import GroupLoad, NewGroup, Placement, place, place_group
 from raftbroker.broker.rules import (
     check_config,
     check_configs,
@@ -48,8 +48,10 @@ from raftbroker.state.control_commands import (
     AlterConfigs,
     ControlCommand,
     CreateGroup,
+    CreateShards,
     CreateTopic,
     DeleteTopic,
+    GroupKind,
     GroupState,
     OutcomeError,
     PartitionPlace,
@@ -58,6 +60,7 @@ from raftbroker.state.control_commands import (
     TopicState,
 )
 
+SHARD_REPLICAS = 3
 ATTEMPTS_MAX = 5
 """How often a change is made anew because its ids were taken meanwhile."""
 
@@ -137,6 +140,25 @@ class Controller:
         command = RegisterNode(request.node, request.uuid, request.peer, request.http, request.kafka, request.feature)
         async with self._turn(request.timeout) as deadline:
             return await self._until_taken(deadline, lambda: command)
+
+    async def create_shards(self, live: frozenset[int], timeout: float) -> int:
+        """Makes the coordinator shards, spread over these nodes; their replicas that lack come with nodes that join."""
+
+        def make() -> ControlCommand | None:
+            if self._context.control.shards:
+                return None
+            nodes = self._placeable(live)
+            factor = SHARD_REPLICAS
+            loads, new = self._loads(), []
+            first = self._context.control.next_group_id
+            for group in range(first, first + self._context.options.coordinator_shards):
+                made: NewGroup = place_group(factor, loads, nodes, group)
+                loads.append(GroupLoad(group, factor, made.nodes, 0, data=False))
+                new.append(CreateGroup(group, factor, tuple(self._member(node) for node in made.nodes)))
+            return CreateShards(tuple(new))
+
+        async with self._turn(timeout) as deadline:
+            return await self._until_taken(deadline, make)
 
     # --- topics ---------------------------------------------------------------------------------------------
 
@@ -303,4 +325,4 @@ class Controller:
 
 
 def load_of(group: GroupState, carries: int) -> GroupLoad:
-    return GroupLoad(group.id, group.replication_factor, group.nodes, carries)
+    return GroupLoad(group.id, group.replication_factor, group.nodes, carries, group.kind is GroupKind.DATA)

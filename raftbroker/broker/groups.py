@@ -1,4 +1,4 @@
-"""Opens and removes this node's replicas of data groups, as the control state says.
+"""Opens and removes this node's replicas of groups, as the control state says.
 
 A group whose first voters name this very data directory is opened with them as its configuration. Where the group's
 placement names this node, but its first voters do not (it joined later, or its disk was replaced), the replica starts
@@ -7,21 +7,24 @@ taken it out of the members, and starts anew the same way.
 """
 
 import logging
+from collections.abc import Callable
 
 from consensus.errors import Damaged
 from consensus.group import Group
 from consensus.machine import Machine
 from consensus.model import Configuration
 from raftbroker.broker.context import CONTROL, Context
-from raftbroker.state.control_commands import GroupState
+from raftbroker.state.control_commands import GroupKind, GroupState
 from raftbroker.state.partition import PartitionMachine
 
 log = logging.getLogger(__name__)
 
 
 class Replicas:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, shard_machine: Callable[[int], Machine]) -> None:
+        """`shard_machine` makes the machine of a coordinator shard's replica."""
         self._context = context
+        self._shard_machine = shard_machine
         self._failed: dict[int, str] = {}
         self._version = -1
 
@@ -58,14 +61,17 @@ class Replicas:
         host.remove_group(number)
         await host.write_node_rows({})  # returns once the removal, which goes with it, is on disk
         if number not in host.groups:
-            self._make(number, self._context.control if state is None else PartitionMachine(), None, prefer=False)
+            self._make(number, self._context.control if state is None else self._machine(state), None, prefer=False)
         return True
 
     def _open(self, state: GroupState) -> None:
         me = self._context.host.me
         configuration = Configuration(state.initial) if me in state.initial else None
         prefer = configuration is not None and state.initial[0] == me
-        self._make(state.id, PartitionMachine(), configuration, prefer)
+        self._make(state.id, self._machine(state), configuration, prefer)
+
+    def _machine(self, state: GroupState) -> Machine:
+        return self._shard_machine(state.id) if state.kind is GroupKind.SHARD else PartitionMachine()
 
     def _make(self, number: int, machine: Machine, configuration: Configuration | None, prefer: bool) -> None:
         try:

@@ -23,6 +23,8 @@ class GroupLoad(msgspec.Struct, frozen=True):
     nodes: tuple[int, ...]
     """The preferred leader first."""
     carries: int
+    data: bool = True
+    """It takes partitions; otherwise it only counts as load on its nodes."""
 
 
 class NewGroup(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ def place(
     if replication_factor < 1 or not nodes:
         raise ValueError(f"replication factor {replication_factor} on {len(nodes)} nodes")
     live = frozenset(nodes)
-    usable = [g for g in groups if g.replication_factor == replication_factor and live.issuperset(g.nodes)]
+    usable = [g for g in groups if g.data and g.replication_factor == replication_factor and live.issuperset(g.nodes)]
     idle = sum(1 for g in usable if not g.carries and g.id not in beside)
     wanted = len(nodes) * GROUPS_PER_NODE
     missing = max(0, min(wanted - len(usable), count - idle))

@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 CONTROL_VOTERS_MAX = 5
 STEP_SECONDS = 5.0
 REGISTER_EVERY_SECONDS = 1.0
+SHARDS_FEATURE = 2
+"""From this cluster feature version on there are coordinator shards."""
+SHARDS_WAIT_SECONDS = 15.0
+"""How long the first nodes may take until the shards are made without them."""
 
 
 class Reconciler:
@@ -53,6 +57,7 @@ class Reconciler:
         self._led_since: dict[int, tuple[int, float]] = {}
         """group -> (term, since when it has been seen led in that term): only to leave it alone for a while."""
         self._moved = -1e9
+        self._shards_due: float | None = None
 
     # --- on every node ----------------------------------------------------------------------------------------
 
@@ -136,6 +141,7 @@ class Reconciler:
     async def round(self) -> None:
         await self._form()
         await self._reports.collect(0.0)
+        await self._make_shards()
         await self._members_of(CONTROL, self._registered(), CONTROL_VOTERS_MAX, exact=False)
         for state in self._context.control.groups():
             await self._fill(state)
@@ -155,6 +161,20 @@ class Reconciler:
         common = min((node.feature for node in control.nodes()), default=0)
         if common > control.feature:
             await self._controller.propose(RaiseFeature(common), STEP_SECONDS)
+
+    async def _make_shards(self) -> None:
+        """Once, when the nodes that formed the cluster are there to share them, or have had their time to come."""
+        control = self._context.control
+        if control.shards or control.feature < SHARDS_FEATURE:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._shards_due is None:
+            self._shards_due = now + SHARDS_WAIT_SECONDS
+        live = await self._reports.live()
+        registered = {node.id for node in control.nodes()}
+        voters = {member.node for member in self._context.control_group.configuration.voters}
+        if voters <= live & registered or now >= self._shards_due:
+            await self._controller.create_shards(live, STEP_SECONDS)
 
     async def _fill(self, state: GroupState) -> None:
         """A group placed on fewer nodes than its replication factor gains those that have joined."""

@@ -26,6 +26,7 @@ from raftbroker.state import control_commands as commands
 from raftbroker.state.commands import Command
 from raftbroker.state.control_commands import (
     ClusterState,
+    GroupKind,
     GroupState,
     NodeState,
     Outcome,
@@ -93,6 +94,7 @@ class ControlMachine:
             commands.PartitionsDropped: self._partitions_dropped,
             commands.AllocateProducerIds: self._allocate_producer_ids,
             commands.RaiseFeature: self._raise_feature,
+            commands.CreateShards: self._create_shards,
         }
 
     def _clear(self) -> None:
@@ -175,6 +177,11 @@ class ControlMachine:
     @property
     def feature(self) -> int:
         return self._cluster.feature
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """The Raft groups that are coordinator shards; none until they are made."""
+        return self._cluster.shards
 
     @property
     def next_partition_id(self) -> int:
@@ -344,10 +351,18 @@ class ControlMachine:
     def _require_node(self, node_id: int) -> None:
         _require(node_id in self._nodes, OutcomeError.UNKNOWN_NODE, f"node {node_id} is not registered")
 
-    def _add_groups(self, new_groups: Sequence[commands.CreateGroup]) -> None:
+    def _create_shards(self, command: commands.CreateShards) -> Outcome:
+        if not self._cluster.shards:
+            _require(bool(command.groups), OutcomeError.INVALID, "a cluster needs at least one coordinator shard")
+            self._check_new_groups(command.groups)
+            self._add_groups(command.groups, GroupKind.SHARD)
+            self._put_cluster(msgspec.structs.replace(self._cluster, shards=tuple(new.id for new in command.groups)))
+        return _OK
+
+    def _add_groups(self, new_groups: Sequence[commands.CreateGroup], kind: GroupKind = GroupKind.DATA) -> None:
         for new in new_groups:
             nodes = tuple(member.node for member in new.members)
-            self._put_group(GroupState(new.id, new.replication_factor, new.members, nodes))
+            self._put_group(GroupState(new.id, new.replication_factor, new.members, nodes, kind))
         if new_groups:
             self._put_cluster(msgspec.structs.replace(self._cluster, next_group_id=new_groups[-1].id + 1))
 
@@ -400,7 +415,8 @@ class ControlMachine:
             _require(place.id >= lowest, OutcomeError.IDS_TAKEN, f"partition id {place.id} is taken")
             lowest = place.id + 1
             group = self._groups.get(place.group)
-            factor = group.replication_factor if group is not None else factors.get(place.group)
+            data = group is not None and group.kind is GroupKind.DATA
+            factor = group.replication_factor if group is not None and data else factors.get(place.group)
             _require(factor is not None, OutcomeError.UNKNOWN_GROUP, f"there is no data group {place.group}")
             _require(
                 factor == replication_factor,

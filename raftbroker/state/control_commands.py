@@ -24,6 +24,17 @@ class ClusterState(msgspec.Struct, frozen=True, array_like=True):
     next_partition_id: int = 1
     next_group_id: int = 1
     next_producer_id: int = 0
+    shards: tuple[int, ...] = ()
+    """The Raft groups that are coordinator shards, in their order, which is fixed once they are made."""
+
+
+class GroupKind(StrEnum):
+    """What a Raft group other than the control group is for."""
+
+    DATA = "data"
+    """It carries partitions."""
+    SHARD = "shard"
+    """It coordinates consumer groups, transactions and queues."""
 
 
 class NodeState(msgspec.Struct, frozen=True, array_like=True):
@@ -42,12 +53,13 @@ class NodeState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class GroupState(msgspec.Struct, frozen=True, array_like=True):
-    """A data group: `initial` are the voters it was made with, `nodes` where it should be, preferred leader first."""
+    """A group: `initial` are the voters it was made with, `nodes` where it should be, preferred leader first."""
 
     id: int
     replication_factor: int
     initial: tuple[Member, ...]
     nodes: tuple[int, ...]
+    kind: GroupKind = GroupKind.DATA
 
 
 class PartitionPlace(msgspec.Struct, frozen=True, array_like=True):
@@ -167,6 +179,12 @@ class RaiseFeature(Command, frozen=True, array_like=True, tag=12):
     version: int
 
 
+class CreateShards(Command, frozen=True, array_like=True, tag=13):
+    """Makes the coordinator shards, once: where there are some already it changes nothing."""
+
+    groups: tuple[CreateGroup, ...]
+
+
 ControlCommand = (
     FormCluster
     | RegisterNode
@@ -180,6 +198,7 @@ ControlCommand = (
     | PartitionsDropped
     | AllocateProducerIds
     | RaiseFeature
+    | CreateShards
 )
 
 _decoder: "CommandDecoder[ControlCommand]" = CommandDecoder("control", msgspec.msgpack.Decoder(ControlCommand))
