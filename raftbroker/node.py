@@ -257,6 +257,7 @@ def _settings(config: Config) -> Settings:
             peer=config.peers.advertised,
             http=config.http.advertised,
             kafka=config.kafka.advertised,
+            coordinator_shards=config.cluster.coordinator_shards,
             default_partitions=log.default_partitions,
             default_replication_factor=log.default_replication_factor,
             topic_defaults={"retention.ms": str(log.retention_ms), "retention.bytes": str(log.retention_bytes)},

@@ -123,6 +123,15 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
             check=check_address,
         ),
     ] = ()
+    coordinator_shards: Annotated[
+        int,
+        Key(
+            "How many Raft groups share the work of coordinating consumer groups, transactions and queues. Read when"
+            " the cluster forms; fixed from then on.",
+            1,
+            64,
+        ),
+    ] = 4
 
     @property
     def initial_members(self) -> dict[int, str]:
