@@ -35,8 +35,8 @@ _BEFORE_LENGTH, _AFTER_LENGTH, _AFTER_EPOCH, _CRC_AT, _CRC_FROM, _MAX_TIMESTAMP_
 _CRC_PIECE_BYTES = 1 << 16
 _CODEC_MASK = 0x07
 _LOG_APPEND_TIME = 0x08
-_TRANSACTIONAL = 0x10
-_CONTROL = 0x20
+TRANSACTIONAL = 0x10
+CONTROL = 0x20
 _DELETE_HORIZON = 0x40
 _KNOWN_ATTRIBUTES = 0x7F
 SEQUENCE_MAX = 2**31 - 1
@@ -89,11 +89,11 @@ class BatchHeader(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def transactional(self) -> bool:
-        return bool(self.attributes & _TRANSACTIONAL)
+        return bool(self.attributes & TRANSACTIONAL)
 
     @property
     def control(self) -> bool:
-        return bool(self.attributes & _CONTROL)
+        return bool(self.attributes & CONTROL)
 
 
 class RecordDraft(msgspec.Struct, frozen=True, gc=False):
@@ -140,10 +140,11 @@ def verify_batch(data: bytes | memoryview) -> BatchHeader:
     return header
 
 
-def check_batch(data: bytes | memoryview) -> BatchHeader:
+def check_batch(data: bytes | memoryview, *, transactional: bool = False) -> BatchHeader:
     """One sound batch that a producer may send: `verify_batch`, and the rules of Kafka's log validator.
 
-    The records inside are not looked at (`decode_batch` does that)."""
+    `transactional`: whether it may be part of a transaction, for whose coordinator the caller has to know the
+    transactional id. The records inside are not looked at (`decode_batch` does that)."""
     header = verify_batch(data)
     if header.record_count != header.last_offset_delta + 1:
         raise BadBatch(f"{header.record_count} records with the last offset delta {header.last_offset_delta}")
@@ -151,8 +152,8 @@ def check_batch(data: bytes | memoryview) -> BatchHeader:
         raise BadBatch(f"attributes {header.attributes:#x} have bits that Kafka does not define")
     if header.control or header.attributes & _DELETE_HORIZON:
         raise BadBatch("control batches and delete horizons are written by brokers, not by producers")
-    if header.transactional:
-        raise BadBatch("transactions are not implemented yet: send the batch without a transactional id")
+    if header.transactional and not transactional:
+        raise BadBatch("a batch of a transaction comes with the producer's transactional id, which is missing")
     if header.log_append_time:
         raise BadBatch("timestamp type LogAppendTime is set by the broker, not by producers")
     if header.codec is Codec.NONE and header.size - HEADER_BYTES < 7 * header.record_count:
@@ -164,6 +165,8 @@ def check_batch(data: bytes | memoryview) -> BatchHeader:
             f"producer id {header.producer_id} comes with epoch {header.producer_epoch} and sequence "
             f"{header.base_sequence}: an idempotent producer sends both, from 0"
         )
+    if header.transactional and header.producer_id < 0:
+        raise BadBatch("a batch of a transaction has no producer id")
     return header
 
 
@@ -241,10 +244,12 @@ def encode_batch(
     producer_id: int = -1,
     producer_epoch: int = -1,
     base_sequence: int = -1,
+    attributes: int = 0,
 ) -> bytes:
     """One uncompressed batch with base offset 0. Raises ValueError without records.
 
-    `base_timestamp` (epoch ms) is the batch's, and that of records without their own."""
+    `base_timestamp` (epoch ms) is the batch's, and that of records without their own; `attributes` are the batch's
+    flags (`TRANSACTIONAL`, `CONTROL`)."""
     if not records:
         raise ValueError("a record batch needs at least one record")
     parts = _plain_parts(records)
@@ -253,7 +258,7 @@ def encode_batch(
         parts, max_timestamp = _parts(records, base_timestamp)
     count = len(records)
     parts[0] = _COVERED.pack(
-        0, count - 1, base_timestamp, max_timestamp, producer_id, producer_epoch, base_sequence, count
+        attributes, count - 1, base_timestamp, max_timestamp, producer_id, producer_epoch, base_sequence, count
     )
     covered = b"".join(parts)
     length = len(covered) + _CRC_FROM - _AFTER_LENGTH

@@ -51,6 +51,36 @@ class FencedEpoch(AppendRefused):
         )
 
 
+class InvalidTransaction(AppendRefused):
+    """The batch does not fit the transactions that its producer has, or has not, on the partition."""
+
+    def __init__(self, producer_id: int, reason: str) -> None:
+        self.producer_id = producer_id
+        super().__init__(f"producer {producer_id}: {reason}")
+
+
+class NotVerified(AppendRefused):
+    """A batch would open a transaction on the partition: first the transaction's coordinator has to say that it is in
+    it. Nothing was done; ask it and decide again."""
+
+    def __init__(self, producer_id: int) -> None:
+        self.producer_id = producer_id
+        super().__init__(
+            f"producer {producer_id} opens a transaction on a partition that its coordinator has not been asked about"
+        )
+
+
+class TooManyTransactions(AppendRefused):
+    """The partition, or its Raft group, remembers as many transactions as it may."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        super().__init__(
+            f"partition id {partition} remembers as many open and aborted transactions as it may: try again when "
+            "some have ended or retention has removed old ones; shorten the topic's retention if this lasts"
+        )
+
+
 class IdempotencyConflict(AppendRefused):
     """The idempotency key has been used for other records."""
 

@@ -4,6 +4,11 @@ Decisions are against applied state and what is in flight, that is, proposed and
 calls, without an await in between: `decide`, then for an `Accept` place the batch and call `accepted`, then propose; if
 the proposal is refused in that very call, `withdraw`. Several batches may be accepted before one proposal carries them.
 
+Transactional batches and the markers that end transactions are decided the same way (`decide_marker`). A batch that
+would open a transaction on its partition needs the coordinator's word for it, the transaction's number: ask where
+`needs_verification` says so and hand it to `decide`. A marker leaves its transaction's number in the state, and a batch
+of a transaction that has ended is refused whenever it comes, so none stays open for ever (KIP-890).
+
 A duplicate of a batch in flight has no fate of its own: it is answered when, and as, the original is. `token` is
 whatever the caller gave with the original, such as its future. Being in flight is no promise; an acknowledgement before
 the original is applied could be lost with it.
@@ -18,10 +23,26 @@ from collections.abc import Iterable
 import msgspec
 
 from raftbroker.state.batch import BatchHeader
-from raftbroker.state.errors import IdempotencyConflict, PartitionDropped
+from raftbroker.state.errors import (
+    FencedEpoch,
+    IdempotencyConflict,
+    InvalidTransaction,
+    NotVerified,
+    PartitionDropped,
+    TooManyTransactions,
+)
 from raftbroker.state.partition import PartitionMachine
-from raftbroker.state.partition_commands import AppendHeader, IdempotencyState, ProducerState, SequencedBatch
-from raftbroker.state.producers import advance, check_sequence, find_duplicate, last_sequence_of
+from raftbroker.state.partition_commands import (
+    COMMIT,
+    CONTROL,
+    TRANSACTIONAL,
+    AppendHeader,
+    IdempotencyState,
+    Ongoing,
+    ProducerState,
+)
+from raftbroker.state.partition_transactions import follow
+from raftbroker.state.producers import advance, check_sequence, find_duplicate
 
 
 class Idempotency(msgspec.Struct, frozen=True, gc=False):
@@ -29,6 +50,21 @@ class Idempotency(msgspec.Struct, frozen=True, gc=False):
 
     key: bytes
     fingerprint: int
+
+
+class Marker(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The end of a producer's transaction, as its coordinator has decided it."""
+
+    producer_id: int
+    epoch: int
+    """Higher than the transaction's where the coordinator has fenced the producer."""
+    transaction: int
+    """Its number: greater than those of the producer id's transactions before it, from 1."""
+    commit: bool
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """The transaction's marker is in the state already."""
 
 
 class Accept(msgspec.Struct, frozen=True, gc=False):
@@ -55,6 +91,15 @@ class _InFlight(msgspec.Struct, frozen=True):
     token: object
 
 
+class _Producer(msgspec.Struct, frozen=True):
+    """What a producer's batches in flight will have led to."""
+
+    state: ProducerState | None
+    ongoing: Ongoing | None
+    latest: int = -1
+    """The base offset of the last of them."""
+
+
 class _PartitionInFlight:
     """One partition's batches in flight, by offset, and the state they will lead to."""
 
@@ -62,7 +107,7 @@ class _PartitionInFlight:
 
     def __init__(self) -> None:
         self.batches: deque[_InFlight] = deque()
-        self.producers: dict[int, ProducerState] = {}
+        self.producers: dict[int, _Producer] = {}
         self.keys: dict[bytes, IdempotencyState] = {}
 
     @property
@@ -70,19 +115,15 @@ class _PartitionInFlight:
         last = self.batches[-1].append
         return last.base_offset + last.count
 
-    def add(self, batch: _InFlight, applied: ProducerState | None) -> None:
-        """`applied` is the applied state of the batch's producer."""
+    def add(self, batch: _InFlight, applied: "_Producer | None") -> None:
+        """`applied` is the applied state of the batch's producer; None where it has none."""
         self.batches.append(batch)
         append = batch.append
-        if append.producer_id >= 0:
-            sequenced = SequencedBatch(
-                append.base_sequence,
-                last_sequence_of(append.base_sequence, append.count),
-                append.base_offset,
-                append.max_timestamp,
+        if applied is not None:
+            known = self.producers.get(append.producer_id, applied)
+            self.producers[append.producer_id] = _Producer(
+                advance(known.state, append), follow(known.ongoing, append, 0), append.base_offset
             )
-            producer = self.producers.get(append.producer_id, applied)
-            self.producers[append.producer_id] = advance(producer, append.producer_epoch, sequenced)
         if append.idempotency_key:
             self.keys[append.idempotency_key] = IdempotencyState(
                 append.base_offset, append.count, append.fingerprint, append.max_timestamp
@@ -93,11 +134,18 @@ class _PartitionInFlight:
         while self.batches and self.batches[0].append.base_offset < end:
             append = self.batches.popleft().append
             producer = self.producers.get(append.producer_id)
-            if producer is not None and producer.batches[-1].base_offset == append.base_offset:
+            if producer is not None and producer.latest == append.base_offset:
                 del self.producers[append.producer_id]
             known = self.keys.get(append.idempotency_key)
             if known is not None and known.base_offset == append.base_offset:
                 del self.keys[append.idempotency_key]
+
+    def last_marker(self, producer_id: int) -> _InFlight | None:
+        """The last marker of the producer that is in flight."""
+        for batch in reversed(self.batches):
+            if batch.append.marker and batch.append.producer_id == producer_id:
+                return batch
+        return None
 
     def token(self, base_offset: int) -> tuple[bool, object]:
         """(in flight, token) of the batch that starts here."""
@@ -128,12 +176,19 @@ class PartitionLeader:
         flying = self._partitions.get(partition)
         return 0 if flying is None else len(flying.batches)
 
-    def decide(self, partition: int, header: BatchHeader, idempotency: Idempotency | None = None) -> Accept | Duplicate:
-        """What to do with a batch that passed `check_batch`. Changes nothing.
+    def decide(
+        self,
+        partition: int,
+        header: BatchHeader,
+        idempotency: Idempotency | None = None,
+        transaction: int | None = None,
+    ) -> Accept | Duplicate:
+        """What to do with a batch that passed `check_batch`. Changes nothing. `transaction` is the number that the
+        coordinator has answered with, where it was asked.
 
-        Raises FencedEpoch, OutOfOrderSequence, IdempotencyConflict or PartitionDropped."""
-        if partition in self._dropping or self._machine.is_dropped(partition):
-            raise PartitionDropped(partition)
+        Raises FencedEpoch, OutOfOrderSequence, IdempotencyConflict, InvalidTransaction, NotVerified,
+        TooManyTransactions or PartitionDropped."""
+        self._check_dropped(partition)
         if idempotency is not None:
             known = self._key(partition, idempotency.key)
             if known is not None:
@@ -143,21 +198,84 @@ class PartitionLeader:
         if header.producer_id >= 0:
             producer = self._producer(partition, header.producer_id)
             epoch, first = header.producer_epoch, header.base_sequence
-            original = find_duplicate(producer, epoch, first, header.last_sequence)
+            original = find_duplicate(producer.state, epoch, first, header.last_sequence)
             if original is not None:
                 return self._duplicate(partition, original.base_offset, original.timestamp)
-            check_sequence(header.producer_id, producer, epoch, first)
+            check_sequence(header.producer_id, producer.state, epoch, first)
+            if header.transactional or producer.ongoing is not None:
+                self._check_transaction(partition, header, producer, transaction)
         return Accept(self.next_offset(partition))
+
+    def needs_verification(self, partition: int, header: BatchHeader) -> bool:
+        """Whether the batch would open a transaction on the partition, so that its coordinator has to be asked."""
+        if not header.transactional:
+            return False
+        producer = self._producer(partition, header.producer_id)
+        ongoing, epoch = producer.ongoing, header.producer_epoch
+        if ongoing is not None and ongoing.epoch == epoch:
+            return False
+        return find_duplicate(producer.state, epoch, header.base_sequence, header.last_sequence) is None
+
+    def _check_transaction(
+        self, partition: int, header: BatchHeader, producer: _Producer, transaction: int | None
+    ) -> None:
+        """Of a batch that is no duplicate and in sequence."""
+        ongoing, epoch = producer.ongoing, header.producer_epoch
+        if ongoing is not None:
+            if epoch < ongoing.epoch:
+                raise FencedEpoch(header.producer_id, ongoing.epoch, epoch)
+            if epoch > ongoing.epoch:
+                raise InvalidTransaction(
+                    header.producer_id,
+                    f"its transaction of epoch {ongoing.epoch} has to end before epoch {epoch} begins",
+                )
+            if not header.transactional:
+                raise InvalidTransaction(
+                    header.producer_id,
+                    "a batch outside a transaction came while one is open: end the transaction first",
+                )
+            return
+        if transaction is None:
+            raise NotVerified(header.producer_id)
+        if producer.state is not None and transaction <= producer.state.ended:
+            raise InvalidTransaction(header.producer_id, "the batch's transaction has ended")
+        if not self._machine.has_room(partition, self.in_flight(partition)):
+            raise TooManyTransactions(partition)
+
+    def decide_marker(self, partition: int, marker: Marker) -> Accept | Duplicate | Ended:
+        """What to do with the end of a transaction, which may have been asked for before. Changes nothing. A marker
+        is appended though the transaction has no records here: it fences what may still come.
+
+        Raises FencedEpoch (there is nothing to end here, and never will be) or PartitionDropped."""
+        self._check_dropped(partition)
+        producer = self._producer(partition, marker.producer_id)
+        state, ongoing = producer.state, producer.ongoing
+        ended = state is not None and state.ended >= marker.transaction
+        if ended or (ongoing is not None and ongoing.number > marker.transaction):
+            flying = self._partitions.get(partition)
+            original = None if flying is None else flying.last_marker(marker.producer_id)
+            return Ended() if original is None else Duplicate(original.append.base_offset, -1, True, original.token)
+        if ongoing is None and state is not None and marker.epoch < state.epoch:
+            raise FencedEpoch(marker.producer_id, state.epoch, marker.epoch)
+        return Accept(self.next_offset(partition))
+
+    def _check_dropped(self, partition: int) -> None:
+        if partition in self._dropping or self._machine.is_dropped(partition):
+            raise PartitionDropped(partition)
 
     def _key(self, partition: int, key: bytes) -> IdempotencyState | None:
         flying = self._partitions.get(partition)
         found = None if flying is None else flying.keys.get(key)
         return found if found is not None else self._machine.idempotency(partition, key)
 
-    def _producer(self, partition: int, producer_id: int) -> ProducerState | None:
+    def _producer(self, partition: int, producer_id: int) -> _Producer:
         flying = self._partitions.get(partition)
         found = None if flying is None else flying.producers.get(producer_id)
-        return found if found is not None else self._machine.producer(partition, producer_id)
+        return found if found is not None else self._applied_producer(partition, producer_id)
+
+    def _applied_producer(self, partition: int, producer_id: int) -> _Producer:
+        machine = self._machine
+        return _Producer(machine.producer(partition, producer_id), machine.ongoing(partition, producer_id))
 
     def _duplicate(self, partition: int, base_offset: int, timestamp: int) -> Duplicate:
         flying = self._partitions.get(partition)
@@ -173,10 +291,13 @@ class PartitionLeader:
         accept: Accept,
         idempotency: Idempotency | None = None,
         token: object = None,
+        transaction: int | None = None,
+        marker: Marker | None = None,
     ) -> AppendHeader:
         """The batch is in flight from now on; returns what goes into `AppendBatches`.
 
-        `header` must be of the batch as placed where placing changed its timestamps."""
+        `header` must be of the batch as placed where placing changed its timestamps; `transaction` is what `decide`
+        was given. A control batch comes with its `marker`."""
         base_offset = accept.base_offset
         assert base_offset == self.next_offset(partition), "an offset was given between decide and accepted"
         key = b"" if idempotency is None else idempotency.key
@@ -192,6 +313,8 @@ class PartitionLeader:
             header.base_sequence,
             key,
             fingerprint,
+            _flags(header, marker),
+            (transaction or 0) if marker is None else marker.transaction,
         )
         flying = self._partitions.get(partition)
         if flying is None:
@@ -201,7 +324,8 @@ class PartitionLeader:
 
     def _add(self, flying: _PartitionInFlight, batch: _InFlight) -> None:
         append = batch.append
-        flying.add(batch, self._machine.producer(append.partition, append.producer_id))
+        known = append.producer_id >= 0
+        flying.add(batch, self._applied_producer(append.partition, append.producer_id) if known else None)
 
     def withdraw(self, partition: int, base_offset: int) -> None:
         """Takes back every accepted batch of the partition from this offset on: its proposal was refused."""
@@ -236,3 +360,10 @@ class PartitionLeader:
                 flying.land(self._machine.end(partition))
                 if not flying.batches:
                     del self._partitions[partition]
+
+
+def _flags(header: BatchHeader, marker: Marker | None) -> int:
+    if marker is not None:
+        assert header.control, "a marker is a control batch"
+        return TRANSACTIONAL | CONTROL | (COMMIT if marker.commit else 0)
+    return TRANSACTIONAL if header.transactional else 0

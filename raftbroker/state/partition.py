@@ -6,6 +6,9 @@ may go. A batch must start at its partition's end: the leader gives offsets agai
 
 What is bounded, and how:
 - producers: the newest 10,000 per partition and 20,000 per group; a forgotten one may go on with any sequence.
+- transactions, open and aborted: 50,000 per partition and 200,000 per group; beyond that none may open (see
+  `partition_transactions`).
+- leader epochs: the newest 64 per partition.
 - idempotency keys: the newest 10,000 per partition and 20,000 per group; a forgotten key is a new one.
 - segments: one is closed at 1 MiB or at 1/1024 of its partition, whichever is more, and after one minute or 1/64 of the
   age of the partition's oldest record, whichever is more; so a partition has some thousands of them at most, and
@@ -22,8 +25,9 @@ Once a term is confirmed, what was appended in doubt before it counts from its f
 `appended_ms` is moved up to that.
 
 Rows, with msgpack arrays as values: b"t" (group time, write counter), b"p" + partition id u64be, b"s" + partition id +
-base offset u64be for a closed segment, b"q" + partition id + producer id u64be, b"k" + partition id + idempotency key,
-b"d" + partition id for a dropped partition. The decoded structs are the state, in memory once; `rows` encodes them.
+base offset u64be for a closed segment, b"e" + partition id for its leader epochs, b"q" + partition id + producer id
+u64be, b"o" and b"a" of `partition_transactions`, b"k" + partition id + idempotency key, b"d" + partition id for a
+dropped partition. The decoded structs are the state, in memory once; `rows` encodes them.
 """
 
 import struct
@@ -43,21 +47,18 @@ from raftbroker.state.partition_commands import (
     AppendHeader,
     DropPartitions,
     IdempotencyState,
+    Ongoing,
     PartitionState,
     ProducerState,
     Segment,
-    SequencedBatch,
     Trim,
     TrimItem,
     decode_partition,
 )
-from raftbroker.state.producers import advance, last_sequence_of
+from raftbroker.state.partition_segments import Epochs, Partition, PartitionRow
+from raftbroker.state.partition_transactions import ABORTED, ONGOING, TransactionIndex
+from raftbroker.state.producers import advance
 from raftbroker.state.window import Window
-
-SEGMENT_BYTES_MIN = 1 << 20
-SEGMENT_BYTES_SHARE = 1024
-SEGMENT_MS_MIN = 60_000
-SEGMENT_MS_SHARE = 64
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -68,6 +69,8 @@ class Limits(msgspec.Struct, frozen=True):
     keys_per_partition: int = 10_000
     keys_per_group: int = 20_000
     dropped_per_group: int = 10_000
+    transactions_per_partition: int = 50_000
+    transactions_per_group: int = 200_000
 
 
 class Watcher(Protocol):
@@ -93,108 +96,17 @@ class _GroupRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """From when on time before that term is in doubt; -1 where it is not."""
 
 
-class _PartitionRow(msgspec.Struct, frozen=True, array_like=True):
-    start: int
-    first_base: int
-    end: int
-    appended_ms: int
-    active: Segment | None
-
-
 _TIME_KEY = b"t"
-_PARTITION, _SEGMENT, _PRODUCER, _IDEMPOTENCY, _DROPPED = b"p", b"s", b"q", b"k", b"d"
+_PARTITION, _SEGMENT, _EPOCHS, _PRODUCER, _IDEMPOTENCY, _DROPPED = b"p", b"s", b"e", b"q", b"k", b"d"
 _U64 = struct.Struct(">Q")
 _encode = msgspec.msgpack.Encoder().encode
 _decode_group = msgspec.msgpack.Decoder(_GroupRow).decode
-_decode_partition = msgspec.msgpack.Decoder(_PartitionRow).decode
+_decode_partition = msgspec.msgpack.Decoder(PartitionRow).decode
+_decode_epochs = msgspec.msgpack.Decoder(Epochs).decode
 _decode_segment = msgspec.msgpack.Decoder(Segment).decode
 _decode_producer = msgspec.msgpack.Decoder(ProducerState).decode
 _decode_idempotency = msgspec.msgpack.Decoder(IdempotencyState).decode
 _decode_int = msgspec.msgpack.Decoder(int).decode
-
-
-class _Partition:
-    """One partition, mutable. The active segment is open: its fields change with every append."""
-
-    __slots__ = ("active", "appended_ms", "bytes", "closed", "end", "first_base", "id", "max_timestamp", "start")
-
-    def __init__(self, partition_id: int) -> None:
-        self.id = partition_id
-        self.start = self.first_base = self.end = self.bytes = self.appended_ms = 0
-        self.max_timestamp = -1
-        self.closed: list[Segment] = []
-        self.active: Segment | None = None
-
-    def append(self, header: AppendHeader, time_ms: int) -> Segment | None:
-        """Returns the segment that this batch closed, if any."""
-        size, timestamp = header.size, header.max_timestamp
-        active = self.active
-        closed: Segment | None = None
-        if active is not None and self._is_full(active, time_ms):
-            self.closed.append(active)
-            closed, active = active, None
-        if active is None:
-            self.active = Segment(self.end, size, timestamp, time_ms, time_ms)
-        else:
-            if active.max_timestamp > timestamp:
-                timestamp = active.max_timestamp
-            self.active = Segment(active.base_offset, active.bytes + size, timestamp, active.created_ms, time_ms)
-        self.end += header.count
-        self.bytes += size
-        self.appended_ms = time_ms
-        if timestamp > self.max_timestamp:
-            self.max_timestamp = timestamp
-        return closed
-
-    def _is_full(self, active: Segment, time_ms: int) -> bool:
-        if active.bytes >= SEGMENT_BYTES_MIN and active.bytes >= self.bytes // SEGMENT_BYTES_SHARE:
-            return True
-        age_ms = time_ms - active.created_ms
-        if age_ms < SEGMENT_MS_MIN:
-            return False
-        oldest_ms = self.closed[0].created_ms if self.closed else active.created_ms
-        return age_ms >= (time_ms - oldest_ms) // SEGMENT_MS_SHARE
-
-    def trim(self, start: int, first_base: int) -> list[Segment]:
-        """Returns the closed segments that went as a whole. A `first_base` that makes no sense deletes nothing."""
-        self.start = max(self.start, min(start, self.end))
-        if not self.first_base < first_base <= self.start:
-            return []
-        self.first_base = first_base
-        segments = self.segments()
-        ends = [segment.base_offset for segment in segments[1:]] + [self.end]
-        gone = sum(1 for end in ends if end <= first_base)
-        if gone == len(segments):
-            self.active = None
-        removed = self.closed[:gone]
-        del self.closed[:gone]
-        self.recount()
-        return removed
-
-    def count_from(self, doubted_ms: int, began_ms: int) -> list[Segment]:
-        """What was last appended to from `doubted_ms` on counts as if at `began_ms`. Returns the segments changed."""
-        segments = self.segments()
-        changed = []
-        for position, segment in enumerate(segments):
-            if doubted_ms <= segment.appended_ms < began_ms:
-                segments[position] = msgspec.structs.replace(segment, appended_ms=began_ms)
-                changed.append(segments[position])
-        if changed and self.active is not None:
-            self.active = segments.pop()
-        if changed:
-            self.closed = segments
-        return changed
-
-    def segments(self) -> list[Segment]:
-        return self.closed if self.active is None else [*self.closed, self.active]
-
-    def recount(self) -> None:
-        segments = self.segments()
-        self.bytes = sum(segment.bytes for segment in segments)
-        self.max_timestamp = max((segment.max_timestamp for segment in segments), default=-1)
-
-    def row(self) -> bytes:
-        return _encode(_PartitionRow(self.start, self.first_base, self.end, self.appended_ms, self.active))
 
 
 class PartitionMachine:
@@ -204,7 +116,8 @@ class PartitionMachine:
         self._limits = limits = limits or Limits()
         self._producers: Window[int, ProducerState] = Window(limits.producers_per_partition, limits.producers_per_group)
         self._keys: Window[bytes, IdempotencyState] = Window(limits.keys_per_partition, limits.keys_per_group)
-        self._partitions: dict[int, _Partition] = {}
+        self._transactions = TransactionIndex(limits.transactions_per_partition, limits.transactions_per_group)
+        self._partitions: dict[int, Partition] = {}
         self._dropped: OrderedDict[int, int] = OrderedDict()
         self._time_ms = 0
         self._counter = 0
@@ -234,6 +147,8 @@ class PartitionMachine:
         producers: list[tuple[int, int, ProducerState]] = []
         keys: list[tuple[int, bytes, IdempotencyState]] = []
         dropped: list[tuple[int, int]] = []
+        transactions: list[tuple[bytes, bytes]] = []
+        epochs: list[tuple[int, Epochs]] = []
         for key in sorted(rows):  # a partition's row comes before its segments'
             kind, value = key[:1], rows[key]
             if kind == _TIME_KEY:
@@ -241,12 +156,16 @@ class PartitionMachine:
                 continue
             partition_id = _U64.unpack_from(key, 1)[0]
             if kind == _PARTITION:
-                partition, row = _Partition(partition_id), _decode_partition(value)
+                partition, row = Partition(partition_id), _decode_partition(value)
                 partition.start, partition.first_base, partition.end = row.start, row.first_base, row.end
                 partition.appended_ms, partition.active = row.appended_ms, row.active
                 self._partitions[partition_id] = partition
             elif kind == _SEGMENT:
                 self._partitions[partition_id].closed.append(_decode_segment(value))
+            elif kind == _EPOCHS:
+                epochs.append((partition_id, _decode_epochs(value)))
+            elif kind in (ONGOING, ABORTED):
+                transactions.append((key, value))
             elif kind == _PRODUCER:
                 producers.append((partition_id, _U64.unpack_from(key, 9)[0], _decode_producer(value)))
             elif kind == _IDEMPOTENCY:
@@ -257,6 +176,9 @@ class PartitionMachine:
                 raise UnknownCommand(f"a data group's state has a row of kind {kind!r}: a newer raftbroker wrote it")
         for partition in self._partitions.values():
             partition.recount()
+        for partition_id, history in epochs:
+            self._partitions[partition_id].epochs = history
+        self._transactions.restore(transactions)
         self._producers.restore(producers)
         self._keys.restore(keys)
         self._dropped.update((partition_id, counter) for counter, partition_id in sorted(dropped))
@@ -367,6 +289,40 @@ class PartitionMachine:
     def idempotency(self, partition_id: int, key: bytes) -> IdempotencyState | None:
         return self._keys.get(partition_id, key)
 
+    def epochs(self, partition_id: int) -> Epochs:
+        """The leader epochs (Raft terms) of what can be read, each with the offset of its first batch, ascending. The
+        first may begin below the log start offset, and earlier ones be forgotten."""
+        found = self._partitions.get(partition_id)
+        return () if found is None else found.epochs
+
+    def last_stable(self, partition_id: int) -> int:
+        """Below this offset every transaction is decided: where the oldest open one begins, else the end."""
+        found = self._partitions.get(partition_id)
+        if found is None:
+            return 0
+        first = self._transactions.first_open(partition_id)
+        return found.end if first is None else max(first, found.start)
+
+    def aborted(self, partition_id: int, start: int, end: int) -> list[tuple[int, int]]:
+        """(producer id, first offset) of aborted transactions whose offsets, marker included, overlap those from
+        `start` to `end` (exclusive), ascending by first offset."""
+        return self._transactions.aborted(partition_id, start, end)
+
+    def ongoing(self, partition_id: int, producer_id: int) -> Ongoing | None:
+        return self._transactions.ongoing(partition_id, producer_id)
+
+    def all_ongoing(self, partition_id: int) -> dict[int, Ongoing]:
+        """The open transactions by producer id, ascending by first offset."""
+        return self._transactions.all_ongoing(partition_id)
+
+    def producers(self, partition_id: int) -> dict[int, ProducerState]:
+        """All that are remembered, oldest first."""
+        return self._producers.of(partition_id)
+
+    def has_room(self, partition_id: int, in_flight: int) -> bool:
+        """Whether another transaction may open on the partition; see `partition_transactions`."""
+        return self._transactions.room(partition_id, in_flight)
+
     def is_dropped(self, partition_id: int) -> bool:
         return partition_id in self._dropped
 
@@ -379,6 +335,9 @@ class PartitionMachine:
         self._flush(rows)
         for partition in self._partitions.values():
             rows |= {_segment_key(partition.id, segment): _encode(segment) for segment in partition.closed}
+            if partition.epochs:
+                rows[_EPOCHS + _U64.pack(partition.id)] = _encode(partition.epochs)
+        rows |= self._transactions.rows()
         rows |= {_DROPPED + _U64.pack(partition_id): _encode(n) for partition_id, n in self._dropped.items()}
         self._begin()
         return {key: value for key, value in rows.items() if value is not None}
@@ -417,19 +376,23 @@ class PartitionMachine:
                     (payload_key(partition_id, header.base_offset), payload_key(partition_id, stop))
                 )
                 return
-            partition = self._partitions[partition_id] = _Partition(partition_id)
+            partition = self._partitions[partition_id] = Partition(partition_id)
         base_offset = header.base_offset
         if base_offset != partition.end or header.count < 1:
             raise InvariantBroken(
                 f"a batch of {header.count} records at offset {base_offset} was committed for partition id "
                 f"{partition_id}, whose end is {partition.end}"
             )
+        if partition.begin_epoch(self._term):
+            self._run.rows[_EPOCHS + _U64.pack(partition_id)] = _encode(partition.epochs)
         closed = partition.append(header, self._time_ms)
         if closed is not None:
             self._run.rows[_segment_key(partition_id, closed)] = _encode(closed)
         self._touched[partition_id] = None
         if header.producer_id >= 0:
             self._remember_producer(partition_id, header)
+            if header.flags:
+                self._transactions.append(header, self._time_ms, self._run.rows)
         if header.idempotency_key:
             self._counter += 1
             state = IdempotencyState(base_offset, header.count, header.fingerprint, header.max_timestamp, self._counter)
@@ -440,13 +403,7 @@ class PartitionMachine:
     def _remember_producer(self, partition_id: int, header: AppendHeader) -> None:
         self._counter += 1
         producer_id = header.producer_id
-        batch = SequencedBatch(
-            header.base_sequence,
-            last_sequence_of(header.base_sequence, header.count),
-            header.base_offset,
-            header.max_timestamp,
-        )
-        state = advance(self._producers.get(partition_id, producer_id), header.producer_epoch, batch, self._counter)
+        state = advance(self._producers.get(partition_id, producer_id), header, self._counter)
         self._touched_producers[(partition_id, producer_id)] = None
         for place in self._producers.put(partition_id, producer_id, state):
             self._touched_producers[place] = None
@@ -458,6 +415,9 @@ class PartitionMachine:
         before = partition.first_base
         for segment in partition.trim(item.start, item.first_base):
             self._run.rows[_segment_key(item.partition, segment)] = None
+        if partition.forget_epochs():
+            self._run.rows[_EPOCHS + _U64.pack(partition.id)] = _encode(partition.epochs)
+        self._transactions.trim(partition.id, partition.start, self._run.rows)
         if partition.first_base > before:
             self._run.delete_payloads.append(
                 (payload_key(item.partition, before), payload_key(item.partition, partition.first_base))
@@ -479,6 +439,8 @@ class PartitionMachine:
             partition = self._partitions.pop(partition_id, None)
             if partition is not None:
                 rows.update((_segment_key(partition_id, segment), None) for segment in partition.closed)
+                rows[_EPOCHS + _U64.pack(partition_id)] = None
+            self._transactions.drop(partition_id, rows)
             self._touched[partition_id] = None
             self._run.delete_payloads.append((payload_key(partition_id, 0), payload_key(partition_id + 1, 0)))
         while len(self._dropped) > self._limits.dropped_per_group:
@@ -489,7 +451,7 @@ class PartitionMachine:
         """One row for each thing touched, however often; a thing that is gone deletes its row."""
         for partition_id in self._touched:
             partition = self._partitions.get(partition_id)
-            rows[_PARTITION + _U64.pack(partition_id)] = None if partition is None else partition.row()
+            rows[_PARTITION + _U64.pack(partition_id)] = None if partition is None else _encode(partition.row())
         for partition_id, producer_id in self._touched_producers:
             producer = self._producers.get(partition_id, producer_id)
             key = _PRODUCER + _U64.pack(partition_id) + _U64.pack(producer_id)

@@ -51,16 +51,42 @@ class SequencedBatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ProducerState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An idempotent producer's epoch and its last batches in it, oldest first, one to five."""
+    """An idempotent producer's epoch and its last batches in it, oldest first, at most five."""
 
     epoch: int
     batches: tuple[SequencedBatch, ...]
+    """None yet, where a marker brought the epoch."""
     touched: int = 0
     """The group's write counter when it last changed: the order in which the oldest are forgotten."""
+    ended: int = 0
+    """The number of the last transaction for which a marker was appended; 0 for none."""
+    resumable: bool = False
+    """A marker made the producer known (again): until it sends a batch it may go on with any sequence."""
 
     @property
     def last_sequence(self) -> int:
-        return self.batches[-1].last_sequence
+        return self.batches[-1].last_sequence if self.batches else -1
+
+
+class Ongoing(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A transaction that has records in a partition, and no marker yet."""
+
+    first_offset: int
+    epoch: int
+    number: int
+    """Its coordinator's number for it: every transaction of a producer id has a greater one than those before."""
+    began_ms: int
+    """When its first batch was appended."""
+
+
+class Aborted(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A transaction that was aborted: its producer's records from `first_offset` to the marker do not count."""
+
+    producer_id: int
+    first_offset: int
+    marker_offset: int
+    stable: int
+    """The last stable offset just behind the marker: what is aborted later begins no earlier."""
 
 
 class IdempotencyState(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -75,6 +101,9 @@ class IdempotencyState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 # --- commands -------------------------------------------------------------------------------------------
+
+TRANSACTIONAL, CONTROL, COMMIT = 1, 2, 4
+"""A batch that belongs to a transaction; a marker; a marker that commits (else it aborts)."""
 
 
 class AppendHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -93,6 +122,23 @@ class AppendHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
     idempotency_key: bytes = b""
     """16 bytes, or empty."""
     fingerprint: int = 0
+    flags: int = 0
+    """Of `TRANSACTIONAL`, `CONTROL` and `COMMIT`."""
+    transaction: int = 0
+    """The coordinator's number of the transaction that the batch begins here or, for a marker, ends."""
+
+    @property
+    def transactional(self) -> bool:
+        return self.flags & TRANSACTIONAL != 0
+
+    @property
+    def marker(self) -> bool:
+        """A control batch: the end of its producer's transaction."""
+        return self.flags & CONTROL != 0
+
+    @property
+    def commit(self) -> bool:
+        return self.flags & COMMIT != 0
 
 
 class TrimItem(msgspec.Struct, frozen=True, array_like=True, gc=False):

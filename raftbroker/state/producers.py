@@ -5,10 +5,11 @@
 - In the same epoch the next sequence must follow the last; after 2^31 - 1 comes 0.
 - A producer that is not known (new, or forgotten because the window is full) may start at any sequence: KIP-360,
   Kafka 2.5 and later. Refusing it would stop a producer for good that was merely idle.
+- A marker of a transaction brings its epoch along: what is older is fenced from there on.
 """
 
 from raftbroker.state.errors import FencedEpoch, OutOfOrderSequence
-from raftbroker.state.partition_commands import ProducerState, SequencedBatch
+from raftbroker.state.partition_commands import AppendHeader, ProducerState, SequencedBatch
 
 BATCHES_MAX = 5
 """The batches remembered per producer: what Kafka's clients may have in flight."""
@@ -38,13 +39,33 @@ def check_sequence(producer_id: int, state: ProducerState | None, epoch: int, fi
         return
     if epoch < state.epoch:
         raise FencedEpoch(producer_id, state.epoch, epoch)
+    if state.resumable and epoch == state.epoch:
+        return
     expected = 0 if epoch > state.epoch else (state.last_sequence + 1) & SEQUENCE_MAX
     if first_sequence != expected:
         raise OutOfOrderSequence(producer_id, expected, first_sequence)
 
 
-def advance(state: ProducerState | None, epoch: int, batch: SequencedBatch, touched: int = 0) -> ProducerState:
+def advance(state: ProducerState | None, append: AppendHeader, touched: int = 0) -> ProducerState:
     """The producer's state once the batch is appended."""
-    if state is None or state.epoch != epoch:
+    epoch = append.producer_epoch
+    if append.marker:
+        return _marked(state, epoch, append.transaction, touched)
+    base_sequence = append.base_sequence
+    batch = SequencedBatch(
+        base_sequence, last_sequence_of(base_sequence, append.count), append.base_offset, append.max_timestamp
+    )
+    if state is None:
         return ProducerState(epoch, (batch,), touched)
-    return ProducerState(epoch, (*state.batches[1 - BATCHES_MAX :], batch), touched)
+    if state.epoch != epoch:
+        return ProducerState(epoch, (batch,), touched, state.ended)
+    return ProducerState(epoch, (*state.batches[1 - BATCHES_MAX :], batch), touched, state.ended)
+
+
+def _marked(state: ProducerState | None, epoch: int, transaction: int, touched: int) -> ProducerState:
+    if state is None:
+        return ProducerState(epoch, (), touched, transaction, True)
+    ended = max(state.ended, transaction)
+    if epoch > state.epoch:
+        return ProducerState(epoch, (), touched, ended)
+    return ProducerState(state.epoch, state.batches, touched, ended, state.resumable)

@@ -36,6 +36,10 @@ class Window(Generic[K, V]):
         entries = self._partitions.get(partition)
         return None if entries is None else entries.get(key)
 
+    def of(self, partition: int) -> dict[K, V]:
+        """All of a partition, oldest first."""
+        return dict(self._partitions.get(partition, ()))
+
     def put(self, partition: int, key: K, value: V) -> list[tuple[int, K]]:
         """Stores as the newest; returns what had to be forgotten for it."""
         entries = self._partitions.get(partition)

@@ -184,7 +184,7 @@ def patched(batch: bytes, layout: str, at: int, number: int) -> bytes:
         (patched(ONE, ">i", 23, 1), "last offset delta"),
         (patched(ONE, ">h", 21, 5), "codec 5"),
         (patched(ONE, ">h", 21, 0x08), "LogAppendTime"),
-        (patched(ONE, ">h", 21, 0x10), "transactions"),
+        (patched(ONE, ">h", 21, 0x10), "transactional id, which is missing"),
         (patched(ONE, ">h", 21, 0x20), "control"),
         (patched(ONE, ">h", 21, 0x80), "bits"),
         (patched(ONE, ">q", 43, -2), "negative"),

@@ -12,15 +12,11 @@ from consensus.machine import Applied
 from consensus.model import Entry, EntryKind
 from raftbroker.state.commands import Command, encode_command
 from raftbroker.state.keys import payload_key
-from raftbroker.state.partition import (
-    SEGMENT_BYTES_MIN,
-    SEGMENT_BYTES_SHARE,
-    SEGMENT_MS_MIN,
-    SEGMENT_MS_SHARE,
-    Limits,
-    PartitionMachine,
-)
+from raftbroker.state.partition import Limits, PartitionMachine
 from raftbroker.state.partition_commands import (
+    COMMIT,
+    CONTROL,
+    TRANSACTIONAL,
     AppendBatches,
     AppendHeader,
     DropPartitions,
@@ -31,6 +27,13 @@ from raftbroker.state.partition_commands import (
     SequencedBatch,
     Trim,
     TrimItem,
+)
+from raftbroker.state.partition_segments import (
+    EPOCHS_MAX,
+    SEGMENT_BYTES_MIN,
+    SEGMENT_BYTES_SHARE,
+    SEGMENT_MS_MIN,
+    SEGMENT_MS_SHARE,
 )
 from tests.unit.state.strategies import entries, entry, groupings
 
@@ -77,6 +80,8 @@ def picture(machine: PartitionMachine) -> tuple[Any, ...]:
         machine.payload_ranges(),
         [(machine.partition(p), machine.segments(p), machine.end(p), machine.is_dropped(p)) for p in range(6)],
         [machine.producer(p, producer) for p in range(6) for producer in range(6)],
+        [(machine.epochs(p), machine.last_stable(p), machine.all_ongoing(p)) for p in range(6)],
+        [machine.aborted(p, 0, 10**9) for p in range(6)],
         [machine.idempotency(p, bytes([key]) * 16) for p in range(6) for key in range(6)],
     )
 
@@ -143,6 +148,46 @@ def test_a_state_from_before_there_were_terms_is_in_doubt(drive: Driver) -> None
     drive.append(1, time_ms=T + 50)
     drive(Trim(T + 60, ()))
     assert [s.appended_ms - T for s in drive.machine.segments(1)] == [50, 50]
+
+
+# --- leader epochs --------------------------------------------------------------------------------------
+
+
+def test_epochs_are_where_each_term_began_to_append(drive: Driver) -> None:
+    assert drive.machine.epochs(1) == ()
+    for term, appends_ in ((1, 2), (2, 0), (3, 1), (7, 3)):
+        drive.term = term
+        for _ in range(appends_):
+            drive.append(1, count=10)
+    assert drive.machine.epochs(1) == ((1, 0), (3, 20), (7, 30))
+    drive.check()
+    drive(Trim(T, (TrimItem(1, 19, 10),)))
+    assert drive.machine.epochs(1) == ((1, 0), (3, 20), (7, 30))
+    drive(Trim(T, (TrimItem(1, 20, 20),)))
+    assert drive.machine.epochs(1) == ((3, 20), (7, 30))
+    drive(Trim(T, (TrimItem(1, 60, 60),)))
+    assert drive.machine.epochs(1) == ((7, 30),)
+    drive.check()
+    drive(DropPartitions(T, (1,)))
+    assert drive.machine.epochs(1) == ()
+    drive.check()
+
+
+def test_the_memory_of_epochs_is_bounded(drive: Driver) -> None:
+    for term in range(1, EPOCHS_MAX + 11):
+        drive.term = term
+        drive.append(1)
+    assert drive.machine.epochs(1) == tuple((term, term - 1) for term in range(11, EPOCHS_MAX + 11))
+    drive.check()
+
+
+def test_a_state_from_before_there_were_epochs_begins_them_where_it_is(drive: Driver) -> None:
+    drive.append(1, count=5)
+    rows = {key: value for key, value in drive.machine.rows().items() if key[:1] != b"e"}
+    drive.machine.restore(rows, 1)
+    assert drive.machine.epochs(1) == ()
+    drive.append(1)
+    assert drive.machine.epochs(1) == ((1, 5),)
 
 
 # --- segments and trims ---------------------------------------------------------------------------------
@@ -327,7 +372,7 @@ def test_producers_and_keys_are_bounded_per_partition_and_per_group() -> None:
 def test_a_run_of_entries_writes_each_row_once(drive: Driver) -> None:
     headers = [AppendHeader(1, n, 1, 10, T, 4, 0, n) for n in range(100)]
     applied = drive.machine.apply(entries([AppendBatches(T, (header,)) for header in headers]))
-    assert len(applied.rows) == 3  # the group, the partition, the producer
+    assert len(applied.rows) == 4  # the group, the partition, its epochs, the producer
 
 
 def test_watchers_hear_of_everything(drive: Driver) -> None:
@@ -379,10 +424,12 @@ appends = st.tuples(
     st.sampled_from([10, SEGMENT_BYTES_MIN // 2, SEGMENT_BYTES_MIN]),
     st.integers(-1, 5),
     st.integers(-1, 5),
+    st.booleans(),
 )
 steps = st.one_of(
     appends,
     appends,
+    st.tuples(st.just("mark"), st.integers(0, 5), st.integers(0, 5), st.booleans()),
     st.tuples(st.just("trim"), st.integers(0, 5), st.integers(0, 9), st.integers(0, 9)),
     st.tuples(st.just("drop"), st.integers(0, 5)),
     st.tuples(st.just("wait"), st.sampled_from([-5, 1000, SEGMENT_MS_MIN])),
@@ -397,6 +444,7 @@ def commands_of(script: list[tuple[Any, ...]]) -> list[Command]:
     commands: list[Command] = []
     ends: dict[int, int] = {}
     dropped: set[int] = set()
+    open_: set[tuple[int, int]] = set()
     time_ms = T
     for what, *details in script:
         if what == "wait":
@@ -409,12 +457,23 @@ def commands_of(script: list[tuple[Any, ...]]) -> list[Command]:
         elif what == "trim":
             commands.append(Trim(time_ms, (TrimItem(*details),)))
         elif details[0] not in dropped:
-            partition, count, size, producer, key = details
+            partition = details[0]
             base = ends.get(partition, 0)
-            ends[partition] = base + count
-            header = AppendHeader(
-                partition, base, count, size, time_ms, producer, 0, base, b"" if key < 0 else bytes([key]) * 16, key + 1
-            )
+            if what == "mark":
+                _, producer, commit = details
+                open_.discard((partition, producer))
+                flags = TRANSACTIONAL | CONTROL | (COMMIT if commit else 0)
+                header = AppendHeader(partition, base, 1, 78, time_ms, producer, 0, -1, b"", 0, flags, base + 1)
+            else:
+                _, count, size, producer, key, transactional = details
+                if transactional and producer >= 0:
+                    open_.add((partition, producer))
+                flags = TRANSACTIONAL if (partition, producer) in open_ else 0
+                idempotency_key = b"" if key < 0 else bytes([key]) * 16
+                header = AppendHeader(
+                    partition, base, count, size, time_ms, producer, 0, base, idempotency_key, key + 1, flags, base + 1
+                )
+            ends[partition] = base + header.count
             last = commands[-1] if commands else None
             if isinstance(last, AppendBatches) and len(last.batches) < 2:
                 commands[-1] = msgspec.structs.replace(last, batches=(*last.batches, header))
