@@ -33,7 +33,8 @@ from raftbroker.broker.clocks import AGREE_MS, Clocks
 from raftbroker.broker.context import CONTROL, Context
 from raftbroker.broker.controller import Controller
 from raftbroker.broker.errors import BrokerError, InvalidRequest, OffsetOutOfRange
-from raftbroker.broker.produce import GroupWriter, Producer
+from raftbroker.broker.group_writer import GroupWriter
+from raftbroker.broker.produce import Producer
 from raftbroker.broker.routing import Mode, Router
 from raftbroker.broker.topics import Topics
 from raftbroker.broker.wire import DELETE_RECORDS, DROPPED, DeleteRecordsRequest, DroppedRequest
@@ -121,7 +122,8 @@ class Retention:
         machine, group, now = writer.machine, writer.group, writer.time_ms()
         by_age = group.leading and machine.term == group.term  # else `now` and the floor are of different terms
         ages = Ages(now, machine.age_floor_ms, config.retention_ms if by_age else -1)
-        start = past_retention(state, machine.segments(partition), ages, config.retention_bytes)
+        stable = machine.last_stable(partition)
+        start = past_retention(state, machine.segments(partition), ages, config.retention_bytes, stable)
         return TrimItem(partition, start, start) if start > state.start else None
 
     # --- deleted topics -------------------------------------------------------------------------------------
@@ -216,17 +218,21 @@ class Ages(msgspec.Struct, frozen=True):
         return self.retention_ms >= 0 and self.now_ms - since > self.retention_ms
 
 
-def past_retention(state: PartitionState, segments: Sequence[Segment], ages: Ages, retention_bytes: int) -> int:
+def past_retention(
+    state: PartitionState, segments: Sequence[Segment], ages: Ages, retention_bytes: int, stable: int
+) -> int:
     """The log start offset that retention asks for: a segment's first offset, or the end. -1 is no limit.
 
-    The newest segment goes by age only."""
+    The newest segment goes by age only; none goes before the transactions in it are decided, which is so below the
+    offset `stable`."""
     start = state.first_base
     left = state.bytes
     for position, segment in enumerate(segments):
         newest = position + 1 == len(segments)
         too_many = retention_bytes >= 0 and not newest and left - segment.bytes >= retention_bytes
-        if not ages.too_old(segment) and not too_many:
+        behind = state.end if newest else segments[position + 1].base_offset
+        if behind > stable or (not ages.too_old(segment) and not too_many):
             break
-        start = state.end if newest else segments[position + 1].base_offset
+        start = behind
         left -= segment.bytes
     return max(state.start, start)
