@@ -96,5 +96,5 @@ class Api(Generic[Q, R]):
         """Raises BrokenFrame."""
         try:
             return self.codec.decode(body, version)
-        except UNSOUND as error:
-            raise BrokenFrame(f"it ends too early or is not what it says it is ({error})") from error
+        except (BrokenFrame, *UNSOUND) as error:
+            raise BrokenFrame(f"its {self.name} request (version {version}) is not sound: {error}") from error

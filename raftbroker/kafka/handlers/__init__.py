@@ -16,9 +16,9 @@ APIS: Mapping[int, Api[Any, Any]] = {
 """By API key. Each has messages of its own, which is what `Any` stands for."""
 
 
-def served() -> tuple[Served, ...]:
+def served(apis: Mapping[int, Api[Any, Any]] = APIS) -> tuple[Served, ...]:
     """What ApiVersions says: derived from the table."""
     return tuple(
         Served(api.key, api.min_version if api.advertise_min is None else api.advertise_min, api.max_version)
-        for api in sorted(APIS.values(), key=lambda api: api.key)
+        for api in sorted(apis.values(), key=lambda api: api.key)
     )
