@@ -4,7 +4,7 @@
 simulation runs the very same thing. `Node` gives it the real ones and opens the front doors.
 
 Start-up, in order: the files of the store are checked and opened; the identity is read and the boot counter raised
-durably; the front door listens (alive, not ready); peers are dialled; the node belongs to a cluster, at once if it did
+durably; the front doors listen (alive, not ready); peers are dialled; the node belongs to a cluster, at once if it did
 before; the control group opens, then the data groups that the control state names; the node is ready once the
 control state has caught up.
 """
@@ -38,8 +38,10 @@ from consensus.tcp import PeerTls, TcpTransport
 from consensus.transport import Peer, Transport
 from raftbroker.broker.broker import Broker
 from raftbroker.broker.context import CONTROL, BrokerOptions
-from raftbroker.config import Config, split_address
+from raftbroker.config import KEYS, Config, Secret, Value, split_address
 from raftbroker.http import HttpOptions, ProcessUsage, make_app, make_runner
+from raftbroker.kafka.context import KafkaOptions, NodeConfig
+from raftbroker.kafka.server import KafkaListener
 from raftbroker.state.control import ControlMachine
 from raftbroker.storage import LogStore, RecordReader, StorageOptions, open_store
 from raftbroker.storage.disk import ThreadDisk
@@ -173,10 +175,12 @@ class Node:
         self._executor: ThreadPoolExecutor | None = None
         self._disk: ThreadDisk | None = None
         self._runner: web.AppRunner | None = None
+        self._kafka: KafkaListener | None = None
+        self._kafka_socket: asyncio.Server | None = None
         self.core: Core | None = None
 
     async def start(self) -> None:
-        """Returns once HTTP listens. Raises Damaged, IdentityMismatch, OSError (an address in use)."""
+        """Returns once HTTP and Kafka listen. Raises Damaged, IdentityMismatch, OSError (an address in use)."""
         config = self.config
         storage = StorageOptions(
             reserve_bytes=config.storage.reserve_bytes,
@@ -202,6 +206,7 @@ class Node:
         self._disk = ThreadDisk(self._store, self._executor)
         self.core = Core(identity, self._store, records, self._disk, transport, outside, _settings(config), self._fatal)
         await self._listen(self.core.broker, rng)
+        await self._listen_kafka(self.core.broker, rng)
         await self.core.start()
 
     async def _listen(self, broker: Broker, rng: random.Random) -> None:
@@ -220,6 +225,23 @@ class Node:
         host, port = split_address(http.listen)
         await web.TCPSite(self._runner, host, port).start()
 
+    async def _listen_kafka(self, broker: Broker, rng: random.Random) -> None:
+        kafka = self.config.kafka
+        options = KafkaOptions(
+            random=rng,
+            advertised=split_address(kafka.advertised),
+            frame_bytes_max=kafka.frame_bytes_max,
+            connections_max=kafka.connections_max,
+            request_bytes_max=kafka.request_bytes_max,
+            answer_bytes_max=kafka.answer_bytes_max,
+            idle_timeout=kafka.idle_timeout_ms / 1000,
+            auto_create_topics=kafka.auto_create_topics,
+            node_configs=_node_configs(self.config),
+        )
+        self._kafka = KafkaListener(broker, options)
+        host, port = split_address(kafka.listen)
+        self._kafka_socket = await asyncio.get_running_loop().create_server(self._kafka.connect, host, port)
+
     def _fatal(self, error: BaseException) -> None:
         if not self.failed.done():
             self.failed.set_result(error)
@@ -228,6 +250,10 @@ class Node:
         """Hands leadership over, ends what is under way, writes what is pending, closes the store."""
         if self.core is not None and self.core.host.broken is None:
             await self.core.hand_over(HAND_OVER_SECONDS)
+        if self._kafka_socket is not None:
+            self._kafka_socket.close()
+        if self._kafka is not None:
+            await self._kafka.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         if self.core is not None:
@@ -267,6 +293,26 @@ def _settings(config: Config) -> Settings:
         initial=initial,
         join=config.cluster.join,
     )
+
+
+def _node_configs(config: Config) -> tuple[NodeConfig, ...]:
+    """The configuration as Kafka's tools are shown it."""
+    found = []
+    for info in KEYS.values():
+        value: Value = getattr(getattr(config, info.section), info.name)
+        shown = None if isinstance(value, Secret) else _text(value)
+        found.append(
+            NodeConfig(info.key.kafka or info.full_name, shown, _text(info.default), info.kind, info.key.comment)
+        )
+    return tuple(found)
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if isinstance(value, Secret) else str(value)
 
 
 def _peer_tls(config: Config) -> PeerTls | None:

@@ -226,6 +226,6 @@ def _show_nodes(nodes: list[Broker], groups: list[Group]) -> None:
 
 def show_addresses(rows: list[tuple[int, str, str, str, str]], *, took: float) -> None:
     """The table that `raftbroker dev` prints once every node is ready."""
-    show_table("", ["node", "HTTP", "Kafka (reserved)", "peers", "files"], rows, right=["node"])
+    show_table("", ["node", "HTTP", "Kafka", "peers", "files"], rows, right=["node"])
     say(f"{counted(len(rows), 'node')} ready in {took:.1f} s. Ctrl-C stops them.")
     sys.stdout.flush()

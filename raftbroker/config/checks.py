@@ -143,4 +143,9 @@ def exposures(config: Config) -> tuple[str, ...]:
             f"http.listen {config.http.listen} is reachable from other machines, and this version has no users or"
             " permissions: whoever reaches it may read, write and delete everything"
         )
+    if not is_loopback(config.kafka.listen):
+        found.append(
+            f"kafka.listen {config.kafka.listen} is reachable from other machines, and this version has no users or"
+            " permissions: whoever reaches it may read, write and delete everything"
+        )
     return tuple(found)

@@ -26,25 +26,31 @@ from raftbroker.config.values import (
 _MIB = 1 << 20
 
 
-def _address(purpose: str) -> Key:
-    return Key(f"{purpose} Loopback unless you say otherwise.", check=check_address)
+def _address(purpose: str, kafka: str = "") -> Key:
+    return Key(f"{purpose} Loopback unless you say otherwise.", check=check_address, kafka=kafka)
 
 
-def _advertised(who: str) -> Key:
+def _advertised(who: str, kafka: str = "") -> Key:
     return Key(
         f"Where {who} reach this node, when that is not `listen`: behind a proxy, in a container, or when"
         " listening on every interface. Empty: the same as `listen`.",
         check=check_optional_address,
+        kafka=kafka,
     )
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """This node itself."""
 
-    id: Annotated[int, Key("This node's number, unique in the cluster and never changed.", 1, 65535)] = 1
+    id: Annotated[
+        int, Key("This node's number, unique in the cluster and never changed.", 1, 65535, kafka="broker.id")
+    ] = 1
     data_dir: Annotated[
         Path,
-        Key("Where this node keeps everything. One node, one directory; never copy it to another node."),
+        Key(
+            "Where this node keeps everything. One node, one directory; never copy it to another node.",
+            kafka="log.dirs",
+        ),
     ] = Path("data")
 
 
@@ -97,10 +103,56 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The Kafka front door. This version has no Kafka listener yet; the address is only told to the cluster."""
+    """The Kafka front door: Kafka's own clients and tools connect here."""
 
-    listen: Annotated[str, _address("Where Kafka clients will connect.")] = "127.0.0.1:9092"
-    advertised: Annotated[str, _advertised("Kafka clients")] = ""
+    listen: Annotated[str, _address("Where Kafka clients connect.", "listeners")] = "127.0.0.1:9092"
+    advertised: Annotated[str, _advertised("Kafka clients", "advertised.listeners")] = ""
+    auto_create_topics: Annotated[
+        bool,
+        Key(
+            "Whether a Kafka client that asks for a topic which does not exist makes it, with `log`'s defaults; Kafka"
+            " does so too. HTTP never does.",
+            kafka="auto.create.topics.enable",
+        ),
+    ] = True
+    frame_bytes_max: Annotated[
+        int,
+        Key(
+            "The largest request taken, in bytes; a larger one closes its connection. A batch of 32 MiB fits.",
+            64 * 1024,
+            1 << 30,
+            kafka="socket.request.max.bytes",
+        ),
+    ] = 36 * _MIB
+    request_bytes_max: Annotated[
+        int,
+        Key(
+            "Bytes of all requests being read or served; beyond it further requests are not read until there is room.",
+            1 * _MIB,
+            1 << 36,
+            kafka="queued.max.request.bytes",
+        ),
+    ] = 256 * _MIB
+    answer_bytes_max: Annotated[
+        int,
+        Key(
+            "Bytes of all answers that slow clients have not taken; beyond it the slowest is cut off.",
+            1 * _MIB,
+            1 << 36,
+        ),
+    ] = 256 * _MIB
+    connections_max: Annotated[
+        int, Key("How many clients may be connected; more are closed at once.", 1, 1_000_000, kafka="max.connections")
+    ] = 2000
+    idle_timeout_ms: Annotated[
+        int,
+        Key(
+            "A connection that sends nothing and waits for nothing this long is closed, in milliseconds.",
+            1000,
+            86_400_000,
+            kafka="connections.max.idle.ms",
+        ),
+    ] = 600_000
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,18 +267,42 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a topic gets when it is created without saying otherwise."""
 
-    default_partitions: Annotated[int, Key("Partitions of a new topic.", 1, 10_000)] = 1
+    default_partitions: Annotated[int, Key("Partitions of a new topic.", 1, 10_000, kafka="num.partitions")] = 1
     default_replication_factor: Annotated[
-        int, Key("Replicas of a new topic; while there are fewer nodes, the missing ones wait for nodes to join.", 1, 5)
+        int,
+        Key(
+            "Replicas of a new topic; while there are fewer nodes, the missing ones wait for nodes to join.",
+            1,
+            5,
+            kafka="default.replication.factor",
+        ),
     ] = 3
     retention_ms: Annotated[
-        int, Key("How long records are kept, in milliseconds; -1: for ever. Seven days.", -1, 1 << 62)
+        int,
+        Key(
+            "How long records are kept, in milliseconds; -1: for ever. Seven days.",
+            -1,
+            1 << 62,
+            kafka="log.retention.ms",
+        ),
     ] = 604_800_000
     retention_bytes: Annotated[
-        int, Key("How many bytes a partition keeps; older records go first. -1: no bound.", -1, 1 << 62)
+        int,
+        Key(
+            "How many bytes a partition keeps; older records go first. -1: no bound.",
+            -1,
+            1 << 62,
+            kafka="log.retention.bytes",
+        ),
     ] = -1
     retention_check_ms: Annotated[
-        int, Key("How often leaders look for records past their retention, in milliseconds.", 100, 86_400_000)
+        int,
+        Key(
+            "How often leaders look for records past their retention, in milliseconds.",
+            100,
+            86_400_000,
+            kafka="log.retention.check.interval.ms",
+        ),
     ] = 30_000
 
 

@@ -57,6 +57,8 @@ class Key(NamedTuple):
     choices: tuple[str, ...] = ()
     check: Callable[[str], str | None] | None = None
     """Looks at one string (at each, in a list); returns what is wrong with it, or None."""
+    kafka: str = ""
+    """What Kafka calls it, where it has such a broker config: Kafka's tools are shown it by that name."""
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,11 +11,25 @@ from raftbroker.broker.broker import Broker
 _MIB = 1 << 20
 
 
+class NodeConfig(NamedTuple):
+    """One key of this node's configuration, under Kafka's name for it where Kafka has one."""
+
+    name: str
+    value: str | None
+    """None where it must not be shown."""
+    default: str
+    kind: str
+    """integer, boolean, string, path, secret or list."""
+    documentation: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaOptions:
     """Bounds and settings of the listener. Sizes are in bytes, times in seconds."""
 
     random: random.Random
+    advertised: tuple[str, int] = ("127.0.0.1", 9092)
+    """Where clients reach this node: host and port."""
     frame_bytes_max: int = 36 * _MIB
     """No larger request is taken; a little more than the largest batch."""
     connections_max: int = 2000
@@ -37,8 +51,8 @@ class KafkaOptions:
     """How long a request may wait for the cluster where it names no time of its own."""
     auto_create_topics: bool = True
     """Metadata for a topic that does not exist creates it, where the client allows it."""
-    node_configs: Mapping[str, str] = field(default_factory=dict)
-    """What DescribeConfigs shows of this node, by the names of our configuration: section.key. No secrets."""
+    node_configs: Sequence[NodeConfig] = ()
+    """What DescribeConfigs shows of this node."""
 
 
 class Served(NamedTuple):

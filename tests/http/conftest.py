@@ -33,8 +33,8 @@ def client(thread: LoopThread, broker: StandIn) -> Iterator[Client]:
 
 
 async def _start(directory: str) -> Node:
-    http, peers = free_port(), free_port()
-    sets = [f"node.data_dir={directory}", f"http.listen=127.0.0.1:{http}", f"peers.listen=127.0.0.1:{peers}"]
+    sets = [f"{door}.listen=127.0.0.1:{free_port()}" for door in ("http", "kafka", "peers")]
+    sets.append(f"node.data_dir={directory}")
     node = Node(load(None, sets, {}))
     await node.start()
     assert node.core is not None
