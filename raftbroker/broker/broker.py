@@ -23,6 +23,7 @@ from raftbroker.broker.controller import Controller
 from raftbroker.broker.fetch import Fetcher
 from raftbroker.broker.groups import Replicas
 from raftbroker.broker.health import Health
+from raftbroker.broker.metadata import Metadata, MetadataView
 from raftbroker.broker.produce import Producer
 from raftbroker.broker.reconcile import Reconciler
 from raftbroker.broker.reports import Reports
@@ -84,6 +85,7 @@ class Broker:
         self._retention = Retention(context, self._router, self._topics, self._producer, self._controller, self._clocks)
         self._reconciler = Reconciler(context, self._router, self._controller, self._reports, self._replicas)
         self._health = Health(context, self._reports, self._replicas)
+        self._metadata = Metadata(context, self._topics, self._reports, self._health)
         self._tasks: list[asyncio.Task[None]] = []
         self._next_partition = random.randrange(1 << 16)
         self._serve(context.calls)
@@ -268,6 +270,10 @@ class Broker:
         return await self._retention.delete_records(topic, partition, before, timeout)
 
     # --- the cluster ----------------------------------------------------------------------------------------
+
+    async def metadata(self, *, timeout: float = 10.0) -> MetadataView:
+        """Nodes, topics and who leads them, as one snapshot; linearizable where the control group answers."""
+        return await self._metadata.view(timeout)
 
     async def brokers(self) -> list[BrokerView]:
         return await self._health.brokers()

@@ -65,6 +65,16 @@ class Reports:
             await asyncio.shield(self._running)
         return self._reports
 
+    @property
+    def taken(self) -> float:
+        """When the last reports were asked for, on the loop's clock."""
+        return self._taken
+
+    @property
+    def answering(self) -> frozenset[int]:
+        """The nodes whose reports are among the last."""
+        return frozenset(self._reports)
+
     async def live(self) -> frozenset[int]:
         """The nodes that answer."""
         return frozenset(await self.collect(1.0))
