@@ -1,4 +1,4 @@
-"""What a Kafka client is told of the cluster: nodes, topics, who leads what. Linearizable where the control group answers.
+"""What Kafka clients are told of the cluster: nodes, topics, who leads. Linearizable where the control group answers.
 
 The topics are those of the control state, after a read barrier; while the control group has no leader, this node's own
 copy serves, for what leads a partition does not depend on it. Leaders are what this node knows of them: its own
