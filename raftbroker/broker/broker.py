@@ -23,13 +23,20 @@ from raftbroker.broker.controller import Controller
 from raftbroker.broker.fetch import Fetcher
 from raftbroker.broker.groups import Replicas
 from raftbroker.broker.health import Health
+from raftbroker.broker.leader_fetch import LeaderFetch
+from raftbroker.broker.leader_side import LeaderSide
+from raftbroker.broker.leading import Leading
 from raftbroker.broker.metadata import Metadata, MetadataView
+from raftbroker.broker.offsets import Offsets
 from raftbroker.broker.produce import Producer
+from raftbroker.broker.producer_ids import ProducerIds
 from raftbroker.broker.reconcile import Reconciler
+from raftbroker.broker.replica_read import ReplicaReads
 from raftbroker.broker.reports import Reports
 from raftbroker.broker.retention import Retention
 from raftbroker.broker.routing import Router
 from raftbroker.broker.shards import Shards
+from raftbroker.broker.tail import TailCache
 from raftbroker.broker.topics import Topics
 from raftbroker.broker.views import (
     BrokerView,
@@ -79,8 +86,15 @@ class Broker:
         self._controller = Controller(context, self._reports.live)
         self._topics = Topics(context, self._router, self._controller, self._reports)
         self._waiters = EndWaiters(options.fetches_waiting_max)
-        self._producer = Producer(context, self._router, self._topics)
-        self._fetcher = Fetcher(context, self._router, self._topics, self._waiters)
+        leading = Leading(context, self._router)
+        tail = TailCache(options.tail_bytes_max)
+        self._reads = ReplicaReads(context, tail)
+        self._producer = Producer(context, self._router, self._topics, leading, tail)
+        self._fetcher = Fetcher(context, self._router, self._topics, self._waiters, self._reads)
+        self._offsets = Offsets(context, self._router, self._topics, self._reads)
+        self.producer_ids = ProducerIds(context, self._router)
+        fetch = LeaderFetch(context, leading, self._waiters, self._reads)
+        self.leader_side = LeaderSide(leading, self._producer, fetch, self._offsets)
         self._clocks = Clocks(context)
         self._retention = Retention(context, self._router, self._topics, self._producer, self._controller, self._clocks)
         self._reconciler = Reconciler(context, self._router, self._controller, self._reports, self._replicas)
@@ -93,10 +107,11 @@ class Broker:
     def _serve(self, calls: wire.Calls) -> None:
         """What other nodes may ask of this one."""
         self.shards.serve(calls)
+        self.producer_ids.serve(calls)
         calls.serve(wire.PRODUCE, self._producer.serve)
         calls.serve(wire.FETCH, self._fetcher.fetch_here)
-        calls.serve(wire.OFFSETS, self._fetcher.offsets_here)
-        calls.serve(wire.TIMESTAMP, self._fetcher.timestamp_here)
+        calls.serve(wire.OFFSETS, self._offsets.offsets_here)
+        calls.serve(wire.TIMESTAMP, self._offsets.timestamp_here)
         calls.serve(wire.DELETE_RECORDS, self._retention.delete_records_here)
         calls.serve(wire.READ_INDEX, self._controller.read_index)
         calls.serve(wire.REGISTER, self._reconciler.pass_registration)
@@ -148,10 +163,9 @@ class Broker:
         self._tasks.clear()
         self.shards.stop()
         await self._reports.stop()
-        await self._fetcher.stop()
+        await self._reads.stop()
 
     def _applied(self, group: Group) -> None:
-        self._waiters.applied(group)
         if group.id == CONTROL:
             self._replicas.applied(group)
             self._wake_deleted()
@@ -257,13 +271,13 @@ class Broker:
 
     async def offsets(self, topic: str, partition: int, *, timeout: float = 10.0) -> OffsetsView:
         """Linearizable."""
-        return await self._fetcher.offsets(topic, partition, timeout)
+        return await self._offsets.offsets(topic, partition, timeout)
 
     async def offset_for_timestamp(
         self, topic: str, partition: int, timestamp_ms: int, *, timeout: float = 10.0
     ) -> TimestampOffset | None:
         """The first record whose timestamp is at least `timestamp_ms`; None where there is none."""
-        return await self._fetcher.offset_for_timestamp(topic, partition, timestamp_ms, timeout)
+        return await self._offsets.offset_for_timestamp(topic, partition, timestamp_ms, timeout)
 
     async def delete_records(self, topic: str, partition: int, before: int, *, timeout: float = 15.0) -> int:
         """Deletes records below the offset `before` (-1: the high watermark); the new log start offset."""

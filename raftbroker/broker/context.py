@@ -61,6 +61,8 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Produced to one group and not yet committed; beyond it producers are told to wait."""
     fetch_bytes_max: int = 8 * _MIB
     """One fetch answers no more, but for a single larger batch."""
+    tail_bytes_max: int = 64 * _MIB
+    """The newest batches of all partitions that this node leads, kept in memory for readers."""
     fetch_wait_max: float = 300.0
     fetches_waiting_max: int = 20_000
     partitions_max: int = 50_000

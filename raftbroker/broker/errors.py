@@ -74,8 +74,20 @@ class InvalidPartitions(InvalidRequest):
     """The number of partitions is out of bounds, or not above the present one."""
 
 
+class InvalidTimestamp(InvalidRequest):
+    """A timestamp lies outside of what the topic takes."""
+
+
 class BadRecords(Rejected):
     """The bytes are not a sound Kafka v2 record batch."""
+
+
+class DamagedRecords(BadRecords):
+    """The batch is not what its producer made: its length or CRC is wrong. Sending it again may help."""
+
+
+class OldRecords(BadRecords):
+    """The records have a format from before Kafka 0.11, which is not taken."""
 
 
 class RecordTooLarge(Rejected):
@@ -92,6 +104,10 @@ class OutOfOrderSequence(Rejected):
 
 class FencedProducer(Rejected):
     """A newer epoch of this producer id has produced to the partition."""
+
+
+class InvalidTransaction(Rejected):
+    """What was asked does not fit the transactions that the producer has, or has not."""
 
 
 class OffsetOutOfRange(Rejected):
@@ -128,6 +144,30 @@ class StorageFull(Retriable):
 
 class Unavailable(Retriable):
     """Certainly not done: no leader was reached by the deadline, or too few replicas are in sync."""
+
+
+class TooFewReplicas(Unavailable):
+    """Fewer replicas are in sync than the topic's min.insync.replicas asks for."""
+
+
+class LedElsewhere(Retriable):
+    """Asked for on this node alone, which does not lead the partition. `leader` is the node that does, as far as this
+    one knows, and `epoch` its term; each -1 where it is not known."""
+
+    numbers = ("leader", "epoch")
+
+    def __init__(self, message: str, *, leader: int = -1, epoch: int = -1, field: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.leader = leader
+        self.epoch = epoch
+
+
+class FencedLeaderEpoch(LedElsewhere):
+    """This node leads the partition, in a later term than the asker thinks."""
+
+
+class UnknownLeaderEpoch(LedElsewhere):
+    """The asker knows of a later term than this node does."""
 
 
 # --- neither --------------------------------------------------------------------------------------------

@@ -1,224 +1,51 @@
-"""Appends: on any node to the leader; on the leader from decision to log in one call.
+"""Appends: on any node to the leader, or on the leader alone for clients that are told who leads.
 
-The leader's side: batches that arrive in one turn of the loop are decided, placed and proposed together at its end, as
-one Raft entry for each group. A single batch in an idle system waits for nothing but that turn's end. Offsets are given
-and the entry appended in one synchronous call (C10); a proposal that is refused takes its decisions back.
-
-What comes back is certain or says that it is not: a batch is acknowledged once its entry is committed and applied
-here; a duplicate of one in flight shares its fate.
+What makes an entry of batches, and when, is in `group_writer`. Here they are checked first: a batch is one sound v2
+batch with a right CRC, no larger and with no more records than allowed, whose header adds up and whose timestamps the
+topic takes. The records inside are not looked at; docs/decisions says why.
 """
 
 import asyncio
-from collections.abc import Sequence
 
-from consensus.errors import NotLeader, Refused, Unknown
+from consensus.errors import NotLeader
 from consensus.group import Group
-from consensus.model import Payload
 from raftbroker.broker.context import Context
 from raftbroker.broker.errors import (
     BadRecords,
-    FencedProducer,
-    IdempotencyConflict,
-    InvalidRequest,
-    OutOfOrderSequence,
+    DamagedRecords,
+    InvalidTimestamp,
+    LedElsewhere,
+    OldRecords,
     RecordTooLarge,
-    Throttled,
-    Unavailable,
+    TooFewReplicas,
     UnknownTopic,
 )
+from raftbroker.broker.gaps import Gaps
+from raftbroker.broker.group_writer import RETRY_AFTER_MS, Waiting
+from raftbroker.broker.group_writer import GroupWriter as GroupWriter
+from raftbroker.broker.leading import Leading
 from raftbroker.broker.routing import Mode, Router
+from raftbroker.broker.tail import TailCache
 from raftbroker.broker.topics import Topics
 from raftbroker.broker.views import Idempotency, Produced
 from raftbroker.broker.wire import PRODUCE, ProduceRequest
-from raftbroker.state import errors
 from raftbroker.state import leader as decisions
-from raftbroker.state.batch import BatchHeader, check_batch, parse_header, place_batch
-from raftbroker.state.clock import GroupClock
+from raftbroker.state.batch import BatchHeader, check_batch, parse_header
 from raftbroker.state.configs import TopicConfig
 from raftbroker.state.control_commands import TopicState
-from raftbroker.state.errors import AppendRefused, BadBatch
-from raftbroker.state.keys import payload_key
-from raftbroker.state.partition import PartitionMachine
-from raftbroker.state.partition_commands import AppendBatches, AppendHeader, PartitionCommand, encode_partition
+from raftbroker.state.errors import BadBatch, DamagedBatch, OldBatch
 
-RETRY_AFTER_MS = 100
-
-
-class _Waiting:
-    """One batch that waits for the end of this turn, then for its entry."""
-
-    __slots__ = ("append_time", "batch", "deadline", "future", "header", "idempotency", "partition")
-
-    def __init__(
-        self,
-        partition: int,
-        batch: bytes,
-        header: BatchHeader,
-        idempotency: decisions.Idempotency | None,
-        append_time: bool,
-        deadline: float,
-    ) -> None:
-        self.partition = partition
-        self.batch = batch
-        self.header = header
-        self.idempotency = idempotency
-        self.append_time = append_time
-        self.deadline = deadline
-        self.future: asyncio.Future[Produced] = asyncio.get_running_loop().create_future()
-
-
-class GroupWriter:
-    """The one way into a data group's log on this node."""
-
-    def __init__(self, context: Context, group: Group, machine: PartitionMachine) -> None:
-        self.group = group
-        self.machine = machine
-        self.decisions = decisions.PartitionLeader(machine)
-        self._context = context
-        self._clock: GroupClock | None = None
-        self._clock_term = -1
-        self._waiting: list[_Waiting] = []
-        self._flush_due = False
-        self.bytes_in_flight = 0
-
-    def time_ms(self) -> int:
-        """Group time now; this node leads."""
-        monotonic = self._context.clock()
-        if self._clock is None or self._clock_term != self.group.term:
-            self._clock = GroupClock(self.machine.time_ms, self._context.wall(), monotonic)
-            self._clock_term = self.group.term
-        return self._clock.now(monotonic)
-
-    async def append(self, waiting: _Waiting) -> Produced:
-        """Raises NotLeader and other Refused (certainly not appended), Unknown, and what the decision says."""
-        size = waiting.header.size
-        if self.bytes_in_flight and self.bytes_in_flight + size > self._context.options.inflight_bytes_max:
-            self._context.counters.produce_throttled += 1
-            raise Throttled(
-                f"{self.bytes_in_flight} bytes wait to be committed in Raft group {self.group.id}, nothing was done: "
-                f"try again in {RETRY_AFTER_MS} ms",
-                retry_after_ms=RETRY_AFTER_MS,
-            )
-        self.bytes_in_flight += size
-        self._waiting.append(waiting)
-        loop = asyncio.get_running_loop()
-        if not self._flush_due:
-            self._flush_due = True
-            loop.call_soon(self._flush)
-        timer = loop.call_at(waiting.deadline, _expire, waiting.future)
-        try:
-            return await waiting.future
-        finally:
-            timer.cancel()
-            self.bytes_in_flight -= size
-
-    def propose(self, command: PartitionCommand, timeout: float) -> "asyncio.Future[int]":
-        """For commands without records: trims and drops."""
-        return self.group.propose(encode_partition(command), timeout=timeout, frees_space=True)
-
-    def _flush(self) -> None:
-        """The end of the turn: everything that waits becomes entries."""
-        self._flush_due = False
-        waiting, self._waiting = self._waiting, []
-        options = self._context.options
-        start = size = 0
-        for position, one in enumerate(waiting):
-            full = size + one.header.size > options.entry_bytes_max or position - start >= options.entry_batches_max
-            if full and position > start:
-                self._append_together(waiting[start:position])
-                start, size = position, 0
-            size += one.header.size
-        if start < len(waiting):
-            self._append_together(waiting[start:])
-
-    def _append_together(self, batches: Sequence[_Waiting]) -> None:
-        """Decides, places and proposes, in one call."""
-        group = self.group
-        if not group.leading or self._context.host.groups.get(group.id) is not group:
-            for one in batches:
-                _fail(one, NotLeader(group.id, None, "leadership was lost before the batch was appended"))
-            return
-        time_ms = self.time_ms()
-        accepted: list[tuple[_Waiting, AppendHeader]] = []
-        payloads: list[Payload] = []
-        for one in batches:
-            if one.future.done():
-                continue
-            try:
-                placed = self._decide(one, group.term, time_ms)
-            except AppendRefused as error:
-                _fail(one, _translated(error))
-                continue
-            if placed is not None:
-                accepted.append((one, placed[0]))
-                payloads.append(placed[1])
-        if accepted:
-            self._propose(accepted, payloads, time_ms)
-
-    def _decide(self, one: _Waiting, term: int, time_ms: int) -> tuple[AppendHeader, Payload] | None:
-        """What to append; None for a duplicate, which then waits for the original or is answered."""
-        decision = self.decisions.decide(one.partition, one.header, one.idempotency)
-        if isinstance(decision, decisions.Duplicate):
-            self._context.counters.produce_duplicates += 1
-            self._answer_duplicate(one, decision)
-            return None
-        batch, header = one.batch, one.header
-        if one.append_time:
-            batch = place_batch(batch, decision.base_offset, term, time_ms)
-            header = parse_header(batch)
-        else:
-            batch = place_batch(batch, decision.base_offset, term)
-        append = self.decisions.accepted(one.partition, header, decision, one.idempotency, one.future)
-        return append, Payload.of(payload_key(one.partition, decision.base_offset), batch)
-
-    def _answer_duplicate(self, one: _Waiting, duplicate: decisions.Duplicate) -> None:
-        start = self.machine.partition(one.partition).start
-        timestamp = duplicate.timestamp if one.append_time else -1
-        if not duplicate.in_flight:
-            one.future.set_result(Produced(duplicate.base_offset, timestamp, start, True))
-            return
-        original = duplicate.token
-        assert isinstance(original, asyncio.Future)
-        original.add_done_callback(lambda done: _share(one, done))
-
-    def _propose(self, accepted: list[tuple[_Waiting, AppendHeader]], payloads: list[Payload], time_ms: int) -> None:
-        loop = asyncio.get_running_loop()
-        command = AppendBatches(time_ms, tuple(append for _, append in accepted))
-        longest = max(one.deadline for one, _ in accepted) - loop.time()
-        try:
-            entry = self.group.propose(encode_partition(command), payloads, timeout=max(0.001, longest))
-        except Refused as error:
-            for one, append in reversed(accepted):
-                self.decisions.withdraw(append.partition, append.base_offset)
-                _fail(one, error)
-            return
-        counters = self._context.counters
-        counters.produce_entries += 1
-        counters.produce_batches += len(accepted)
-        entry.add_done_callback(lambda done: self._decided(accepted, done, time_ms))
-
-    def _decided(
-        self, accepted: list[tuple[_Waiting, AppendHeader]], done: "asyncio.Future[int]", time_ms: int
-    ) -> None:
-        error = done.exception()
-        counters = self._context.counters
-        for one, append in accepted:
-            if error is not None:
-                _fail(one, error)
-                continue
-            counters.produce_records += append.count
-            counters.produce_bytes += append.size
-            if not one.future.done():
-                timestamp = time_ms if one.append_time else -1
-                start = self.machine.partition(append.partition).start
-                one.future.set_result(Produced(append.base_offset, timestamp, start, False))
+_KINDS: dict[type, type[BadRecords]] = {DamagedBatch: DamagedRecords, OldBatch: OldRecords, BadBatch: BadRecords}
 
 
 class Producer:
-    def __init__(self, context: Context, router: Router, topics: Topics) -> None:
+    def __init__(self, context: Context, router: Router, topics: Topics, leading: Leading, tail: TailCache) -> None:
         self._context = context
         self._router = router
         self._topics = topics
+        self._leading = leading
+        self._tail = tail
+        self._gaps = Gaps(context.clock)
         self._writers: dict[int, GroupWriter] = {}
 
     def writer(self, number: int) -> GroupWriter:
@@ -229,7 +56,7 @@ class Producer:
             machine = self._context.machine(number)
             if machine is None:
                 raise NotLeader(number, None, "this is not a data group")
-            writer = self._writers[number] = GroupWriter(self._context, group, machine)
+            writer = self._writers[number] = GroupWriter(self._context, group, machine, self._tail, self._gaps)
         return writer
 
     async def produce(
@@ -275,11 +102,71 @@ class Producer:
         self._check_in_sync(writer.group, config)
         idempotency = decisions.Idempotency(request.key, request.fingerprint) if request.key else None
         deadline = asyncio.get_running_loop().time() + request.timeout
-        return await writer.append(
-            _Waiting(request.partition, request.batch, header, idempotency, config.log_append_time, deadline)
+        return await writer.add(
+            Waiting(
+                request.partition,
+                request.batch,
+                header,
+                append_time=config.log_append_time,
+                deadline=deadline,
+                idempotency=idempotency,
+            )
         )
 
-    def _checked(self, batch: bytes, topic: TopicState) -> BatchHeader:
+    # --- for Kafka's clients, on this node alone --------------------------------------------------------------
+
+    def append(
+        self, topic: str, number: int, batch: memoryview, timeout: float, transaction: int | None
+    ) -> "asyncio.Future[Produced]":
+        """Takes the batch's place behind those of earlier calls, in this very call. Raises what is wrong at once;
+        the future ends as `GroupWriter.add` says."""
+        self._context.counters.produce_requests += 1
+        try:
+            led = self._leading.find(topic, number)
+        except LedElsewhere as error:
+            self._refused(topic, number, batch, error)
+            raise
+        header = self._checked(batch, led.topic, transactional=transaction is not None)
+        config = self._context.config(led.topic)
+        try:
+            self._check_in_sync(led.group, config)
+        except TooFewReplicas as error:
+            self._gaps.refused(led.place.id, header, error)
+            raise
+        writer = self._writers.get(led.group.id)
+        if writer is None or writer.group is not led.group:
+            writer = self.writer(led.group.id)
+        deadline = asyncio.get_running_loop().time() + timeout
+        append_time = config.log_append_time
+        return writer.add(
+            Waiting(
+                led.place.id,
+                batch,
+                header,
+                append_time=append_time,
+                deadline=deadline,
+                transaction=transaction,
+                patient=True,
+            )
+        )
+
+    def _refused(self, topic: str, number: int, batch: memoryview, error: LedElsewhere) -> None:
+        """This node may lead a moment later: what follows the batch must not be taken before it."""
+        state = self._context.control.topic(topic)
+        try:
+            header = parse_header(batch)
+        except BadBatch:
+            return
+        if state is not None:
+            self._gaps.refused(state.partitions[number].id, header, error)
+
+    def throttle_ms(self) -> int:
+        """How long producers had better stay away, because batches are held back; 0 for not at all."""
+        return RETRY_AFTER_MS if any(writer.holding_back for writer in self._writers.values()) else 0
+
+    # --- checks -----------------------------------------------------------------------------------------------
+
+    def _checked(self, batch: bytes | memoryview, topic: TopicState, *, transactional: bool = False) -> BatchHeader:
         options, config = self._context.options, self._context.config(topic)
         bytes_max = min(config.max_message_bytes, options.batch_bytes_max)
         if len(batch) > bytes_max:
@@ -289,9 +176,10 @@ class Producer:
                 field="records",
             )
         try:
-            header = check_batch(batch)
+            header = check_batch(batch, transactional=transactional)
         except BadBatch as error:
-            raise BadRecords(str(error), field="records") from error
+            kind = next((_KINDS[kind] for kind in type(error).__mro__ if kind in _KINDS), BadRecords)
+            raise kind(str(error), field="records") from error
         if not 1 <= header.record_count <= options.batch_records_max:
             raise BadRecords(
                 f"the batch has {header.record_count} records, 1 to {options.batch_records_max} are taken",
@@ -304,13 +192,13 @@ class Producer:
     def _check_timestamps(self, header: BatchHeader, config: TopicConfig) -> None:
         now = self._context.wall()
         if header.max_timestamp - now > config.message_timestamp_after_max_ms:
-            raise InvalidRequest(
+            raise InvalidTimestamp(
                 f"timestamp {header.max_timestamp} is {header.max_timestamp - now} ms ahead of this node's clock; the "
                 f"topic's message.timestamp.after.max.ms takes {config.message_timestamp_after_max_ms}",
                 field="timestamp",
             )
         if header.base_timestamp >= 0 and now - header.base_timestamp > config.message_timestamp_before_max_ms:
-            raise InvalidRequest(
+            raise InvalidTimestamp(
                 f"timestamp {header.base_timestamp} is {now - header.base_timestamp} ms behind this node's clock; the "
                 f"topic's message.timestamp.before.max.ms takes {config.message_timestamp_before_max_ms}",
                 field="timestamp",
@@ -325,42 +213,7 @@ class Producer:
         me = self._context.host.me
         in_sync = sum(1 for member in configuration.voters if member == me or group.caught_up(member))
         if in_sync < wanted:
-            raise Unavailable(
+            raise TooFewReplicas(
                 f"{in_sync} replicas are in sync, the topic's min.insync.replicas asks for {wanted}, nothing was done: "
                 "try again when the other nodes are back"
             )
-
-
-def _fail(one: _Waiting, error: BaseException) -> None:
-    if not one.future.done():
-        one.future.set_exception(error)
-
-
-def _share(one: _Waiting, original: "asyncio.Future[Produced]") -> None:
-    """The duplicate of a batch in flight ends as the original does."""
-    if one.future.done():
-        return
-    error = None if original.cancelled() else original.exception()
-    if original.cancelled():
-        _fail(one, Unknown("the original request ended before its outcome was known"))
-    elif error is not None:
-        _fail(one, error)
-    else:
-        first = original.result()
-        one.future.set_result(Produced(first.base_offset, first.timestamp, first.log_start, True))
-
-
-def _expire(future: "asyncio.Future[Produced]") -> None:
-    if not future.done():
-        future.set_exception(Unknown("the batch was not decided in time"))
-
-
-def _translated(error: AppendRefused) -> Exception:
-    """The state's refusal in this layer's words."""
-    if isinstance(error, errors.OutOfOrderSequence):
-        return OutOfOrderSequence(str(error), field="records")
-    if isinstance(error, errors.FencedEpoch):
-        return FencedProducer(str(error), field="records")
-    if isinstance(error, errors.IdempotencyConflict):
-        return IdempotencyConflict(str(error), field="Idempotency-Key")
-    return UnknownTopic(str(error), field="topic_name")

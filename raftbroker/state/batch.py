@@ -16,6 +16,7 @@ import msgspec
 
 from raftbroker.state.compression import Codec, decompress
 from raftbroker.state.errors import BadBatch as BadBatch
+from raftbroker.state.errors import DamagedBatch, OldBatch
 
 HEADER_BYTES = 61
 """A batch without records would be this long."""
@@ -120,8 +121,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 def parse_header(data: bytes | memoryview) -> BatchHeader:
     """The header at the start of `data`, which may go on behind the batch. Checks nothing but length and magic."""
+    if len(data) > _AFTER_EPOCH and data[_AFTER_EPOCH] < 2:
+        raise OldBatch(f"magic {data[_AFTER_EPOCH]}: only the v2 format (magic 2, Kafka 0.11 and later) is taken")
     if len(data) < HEADER_BYTES:
-        raise BadBatch(f"a record batch has at least {HEADER_BYTES} bytes, these are {len(data)}")
+        raise DamagedBatch(f"a record batch has at least {HEADER_BYTES} bytes, these are {len(data)}")
     if data[_AFTER_EPOCH] != 2:
         raise BadBatch(f"magic {data[_AFTER_EPOCH]}: only the v2 format (magic 2, Kafka 0.11 and later) is taken")
     offset, length, epoch, magic, crc, *covered = _HEADER.unpack_from(data)
@@ -131,10 +134,12 @@ def parse_header(data: bytes | memoryview) -> BatchHeader:
 def verify_batch(data: bytes | memoryview) -> BatchHeader:
     """Exactly one sound batch: length, magic, CRC and counts. For bytes read back or from another replica."""
     header = parse_header(data)
-    if header.size != len(data):
-        raise BadBatch(f"the batch says it has {header.size} bytes, there are {len(data)}")
+    if header.size > len(data):
+        raise DamagedBatch(f"the batch says it has {header.size} bytes, there are {len(data)}")
+    if header.size < len(data):
+        raise BadBatch(f"the batch says it has {header.size} bytes, there are {len(data)}: send one batch at a time")
     if header.crc != _crc32c(data, _CRC_FROM):
-        raise BadBatch("the CRC-32C does not match: the batch was damaged on its way")
+        raise DamagedBatch("the CRC-32C does not match: the batch was damaged on its way")
     if header.last_offset_delta < 0 or header.record_count < 0 or header.record_count > header.last_offset_delta + 1:
         raise BadBatch(f"{header.record_count} records cannot have the last offset delta {header.last_offset_delta}")
     return header
@@ -170,7 +175,9 @@ def check_batch(data: bytes | memoryview, *, transactional: bool = False) -> Bat
     return header
 
 
-def place_batch(data: bytes, base_offset: int, leader_epoch: int, append_time_ms: int | None = None) -> bytes:
+def place_batch(
+    data: bytes | memoryview, base_offset: int, leader_epoch: int, append_time_ms: int | None = None
+) -> bytes:
     """The batch at its place in the log. `leader_epoch` is the Raft term.
 
     With `append_time_ms` the timestamp type becomes LogAppendTime and every record has that time, which the CRC covers,

@@ -13,6 +13,14 @@ class BadBatch(StateError):
     """Bytes that are not a sound Kafka v2 record batch, or one that a producer may not send; the message says why."""
 
 
+class DamagedBatch(BadBatch):
+    """The bytes are not what their producer made: the length or the CRC is wrong."""
+
+
+class OldBatch(BadBatch):
+    """Records in a format from before Kafka 0.11."""
+
+
 class InvalidConfig(StateError):
     """A topic config that cannot be taken: `name` and `reason` stand apart for the field of an answer."""
 

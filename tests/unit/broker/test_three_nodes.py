@@ -188,7 +188,7 @@ def test_one_node_grows_to_three(tmp_path: Path) -> None:
 
 def test_a_damaged_replica_leaves_its_group(tmp_path: Path) -> None:
     async def main() -> None:
-        async with cluster(tmp_path, 3) as nodes:
+        async with cluster(tmp_path, 3, tail_bytes_max=0) as nodes:
             topic = await nodes[0].broker.create_topic("t", 1, 3)
             place = topic.partitions[0]
             for n in range(10):
@@ -222,7 +222,7 @@ def damage(node: TestNode, partition: int, base_offset: int) -> None:
 
 def test_a_damaged_replica_leaves_and_rejoins(tmp_path: Path) -> None:
     async def main() -> None:
-        async with cluster(tmp_path, 3) as nodes:
+        async with cluster(tmp_path, 3, tail_bytes_max=0) as nodes:
             topic = await nodes[0].broker.create_topic("t", 1, 3)
             place = topic.partitions[0]
             for n in range(10):

@@ -1,0 +1,144 @@
+"""Record batches from this node's own replicas: from the tail in memory where it leads, else from the disk.
+
+What is read from the disk is checked to be without a hole: a batch below the high watermark that is missing is damage,
+and the replica leaves its group.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Sequence
+
+from consensus.errors import Damaged
+from consensus.group import Group
+from raftbroker.broker.context import Context
+from raftbroker.broker.errors import OffsetOutOfRange
+from raftbroker.broker.tail import TailCache
+from raftbroker.broker.views import Fetched
+from raftbroker.state.batch import parse_header
+from raftbroker.state.partition import PartitionMachine
+
+CONFIRM_SECONDS = 1.0
+
+
+class Hole(Damaged):
+    """A batch that should be on this disk is not."""
+
+
+class ReplicaReads:
+    def __init__(self, context: Context, tail: TailCache) -> None:
+        self._context = context
+        self._tail = tail
+        self._suspected: dict[int, asyncio.Task[None]] = {}
+
+    def from_copy(self, group: int, partition: int, offset: int, bytes_max: int) -> Fetched | None:
+        """What this node's own replica has at the offset; None where it has nothing there. Raises OffsetOutOfRange
+        below the log start."""
+        replica = self._context.host.groups.get(group)
+        machine = self._context.machine(group)
+        if replica is None or replica.damaged is not None or machine is None or offset >= machine.end(partition):
+            return None
+        state = machine.partition(partition)
+        if offset < state.start:
+            raise out_of_range(offset, state.start, state.end)
+        batches = self.batches(replica, machine, partition, offset, state.end, bytes_max)
+        return None if batches is None else Fetched(tuple(batches), state.end, state.start)
+
+    def batches(
+        self, replica: Group, machine: PartitionMachine, partition: int, offset: int, end: int, bytes_max: int
+    ) -> Sequence[bytes] | None:
+        """Those from the one that holds `offset` on, below `end`, which the state says are here; None where they are
+        not, and the replica may be damaged."""
+        if replica.leading:
+            found = self._tail.read(machine, partition, offset, end, bytes_max)
+            if found is not None:
+                return found
+        try:
+            return self.scan(partition, offset, end, bytes_max)
+        except Hole as error:
+            if replica.leading:
+                replica.damage(error)
+            else:
+                self._suspect(replica, partition, offset)
+        except Damaged as error:
+            replica.damage(error)
+        return None
+
+    def scan(self, partition: int, offset: int, end: int, bytes_max: int) -> list[bytes]:
+        """From the disk: batches from the one that holds `offset` on, below `end`. Raises Hole or Damaged."""
+        records = self._context.records
+        found = records.read(partition, offset, end, bytes_max)
+        if not found or found[0][0] != offset:  # the offset lies within a batch
+            base = records.floor(partition, offset)
+            if base is None:
+                raise Hole(f"partition id {partition} has no batch at offset {offset}, below its end {end}")
+            first = records.read(partition, base, base + 1, 1)
+            left = bytes_max - sum(len(batch) for _, batch in first)
+            found = first + [one for one, after in zip(found, _sums(found), strict=True) if after <= left]
+        return contiguous(partition, offset, found)
+
+    # --- damage ---------------------------------------------------------------------------------------------
+
+    def _suspect(self, replica: Group, partition: int, offset: int) -> None:
+        """A follower's disk may be ahead of its state for a moment, while it switches to a snapshot: a hole counts
+        as damage only if it stays."""
+        if replica.id not in self._suspected:
+            task = asyncio.get_running_loop().create_task(self._confirm(replica, partition, offset), name="confirm")
+            self._suspected[replica.id] = task
+            task.add_done_callback(lambda _: self._suspected.pop(replica.id, None))
+
+    async def _confirm(self, replica: Group, partition: int, offset: int) -> None:
+        for _ in range(2):
+            await asyncio.sleep(CONFIRM_SECONDS)
+            machine = replica.machine
+            if not isinstance(machine, PartitionMachine) or self._context.host.groups.get(replica.id) is not replica:
+                return
+            state = machine.partition(partition)
+            if not state.start <= offset < state.end:
+                return
+            try:
+                self.scan(partition, offset, state.end, 1)
+                return
+            except Damaged as error:
+                damage = error
+        replica.damage(damage)
+
+    async def stop(self) -> None:
+        tasks = list(self._suspected.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _sums(found: Sequence[tuple[int, bytes]]) -> Iterator[int]:
+    """The bytes of the batches up to each one."""
+    return itertools.accumulate(len(batch) for _, batch in found)
+
+
+def contiguous(partition: int, offset: int, found: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    """The batches, where they are where they should be: the first holds `offset`, each follows the one before.
+
+    Raises Hole."""
+    batches = []
+    expected = None
+    for base, batch in found:
+        header = parse_header(batch)
+        after = base + header.count
+        first = expected is None and base <= offset < after
+        if header.base_offset != base or not (first or base == expected):
+            raise Hole(
+                f"partition id {partition} has a batch of offsets {header.base_offset} to {after - 1} at {base}, "
+                f"where {offset if expected is None else expected} should follow"
+            )
+        batches.append(batch)
+        expected = after
+    if not batches:
+        raise Hole(f"partition id {partition} has no batch at offset {offset}, below its end")
+    return batches
+
+
+def out_of_range(offset: int, start: int, end: int) -> OffsetOutOfRange:
+    return OffsetOutOfRange(
+        f"offset {offset} is not between the log start offset {start} and the high watermark {end}",
+        start=start,
+        high_watermark=end,
+    )
