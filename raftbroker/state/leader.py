@@ -6,7 +6,7 @@ the proposal is refused in that very call, `withdraw`. Several batches may be ac
 
 Transactional batches and the markers that end transactions are decided the same way (`decide_marker`). A batch that
 would open a transaction on its partition needs the coordinator's word for it, the transaction's number: ask where
-`needs_verification` says so and hand it to `decide`. A marker leaves its transaction's number in the state, and a batch
+`transaction_of` knows none and hand it to `decide`. A marker leaves its transaction's number in the state, and a batch
 of a transaction that has ended is refused whenever it comes, so none stays open for ever (KIP-890).
 
 A duplicate of a batch in flight has no fate of its own: it is answered when, and as, the original is. `token` is
@@ -206,15 +206,16 @@ class PartitionLeader:
                 self._check_transaction(partition, header, producer, transaction)
         return Accept(self.next_offset(partition))
 
-    def needs_verification(self, partition: int, header: BatchHeader) -> bool:
-        """Whether the batch would open a transaction on the partition, so that its coordinator has to be asked."""
-        if not header.transactional:
-            return False
+    def transaction_of(self, partition: int, header: BatchHeader) -> int | None:
+        """The number of the transaction that a transactional batch belongs to, as `decide` wants it; None where the
+        batch would open one on the partition, so that its coordinator has to be asked."""
         producer = self._producer(partition, header.producer_id)
         ongoing, epoch = producer.ongoing, header.producer_epoch
         if ongoing is not None and ongoing.epoch == epoch:
-            return False
-        return find_duplicate(producer.state, epoch, header.base_sequence, header.last_sequence) is None
+            return ongoing.number
+        if find_duplicate(producer.state, epoch, header.base_sequence, header.last_sequence) is None:
+            return None
+        return producer.state.ended if producer.state is not None else 0
 
     def _check_transaction(
         self, partition: int, header: BatchHeader, producer: _Producer, transaction: int | None
@@ -235,7 +236,7 @@ class PartitionLeader:
                     "a batch outside a transaction came while one is open: end the transaction first",
                 )
             return
-        if transaction is None:
+        if not transaction:
             raise NotVerified(header.producer_id)
         if producer.state is not None and transaction <= producer.state.ended:
             raise InvalidTransaction(header.producer_id, "the batch's transaction has ended")

@@ -76,21 +76,23 @@ def test_what_goes_into_the_command(lead: Leader) -> None:
 
 @pytest.mark.parametrize("applied", [0, 9])
 def test_the_first_batch_of_a_transaction_is_verified_and_no_other(lead: Leader, applied: int) -> None:
-    assert lead.decisions.needs_verification(1, part())
-    with pytest.raises(NotVerified):
-        lead.send(part())
-    assert lead.send(part(), 1) == Accept(0)
+    transaction_of = lead.decisions.transaction_of
+    assert transaction_of(1, part()) is None
+    for unverified in (None, 0):
+        with pytest.raises(NotVerified):
+            lead.send(part(), unverified)
+    assert lead.send(part(), 7) == Accept(0)
     lead.apply(applied)
-    assert not lead.decisions.needs_verification(1, part(sequence=1))
-    assert not lead.decisions.needs_verification(1, part())  # a duplicate
-    assert not lead.decisions.needs_verification(1, batch(1, 8, 0, 0))
-    assert lead.decisions.needs_verification(1, part(producer_id=8))
-    assert lead.decisions.needs_verification(2, part())
+    assert transaction_of(1, part(sequence=1)) == 7
+    assert transaction_of(1, part()) == 7
+    assert transaction_of(1, part(producer_id=8)) is None
+    assert transaction_of(1, part(epoch=1)) is None
+    assert transaction_of(2, part()) is None
     assert lead.send(part(sequence=1)) == Accept(1)
-    assert lead.mark() == Accept(2)
+    assert lead.mark(number=7) == Accept(2)
     lead.apply(applied)
-    assert lead.decisions.needs_verification(1, part(sequence=2))
-    assert not lead.decisions.needs_verification(1, part(sequence=1))
+    assert transaction_of(1, part(sequence=2)) is None
+    assert transaction_of(1, part(sequence=1)) == 7  # a duplicate
     assert isinstance(lead.send(part(sequence=1)), Duplicate)
 
 
@@ -177,7 +179,7 @@ def test_a_withdrawn_marker_has_ended_nothing(lead: Leader) -> None:
     lead.apply()
     lead.send(part(sequence=2), 2)
     lead.lose_leadership()
-    assert lead.decisions.needs_verification(1, part(sequence=2))
+    assert lead.decisions.transaction_of(1, part(sequence=2)) is None
     assert lead.mark() == Ended()
 
 
@@ -236,8 +238,9 @@ def act(lead: Leader, producer: Producer, what: str, details: list[Any]) -> None
     elif what == "send":
         if producer.open:
             header = part(producer_id=producer.id, sequence=producer.sequence)
-            verified = lead.decisions.needs_verification(1, header)
-            assert isinstance(lead.send(header, producer.number if verified else None), Accept)
+            number = lead.decisions.transaction_of(1, header)
+            assert number in (None, producer.number)
+            assert isinstance(lead.send(header, number or producer.number), Accept)
             producer.sequence += 1
     elif what == "late":  # verified long ago, and the transaction has ended since
         if producer.marker is not None and not producer.open and marked(lead, producer):
