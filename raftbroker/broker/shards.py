@@ -204,9 +204,10 @@ class Shards:
         """Returns once this node is known to lead the shard and to have applied all that was acknowledged."""
         await self._leader(shard).group().read_barrier(timeout)
 
-    async def changed(self, name: str, deadline: float) -> bool:
-        """Waits on the leader of the name's shard for an op that touches the name; False at the deadline."""
-        return await self._leader(self.shard_of(name)).changed(name, deadline)
+    async def changed(self, name: str, deadline: float, *, shard: int = 0) -> bool:
+        """Waits on the leader of the name's shard (or of `shard`) for an op that touches the name; False at the
+        deadline."""
+        return await self._leader(shard or self.shard_of(name)).changed(name, deadline)
 
     def payload(self, shard: int, number: int) -> bytes:
         """A payload the applied state refers to. A missing one is damage: the replica leaves its group."""
