@@ -15,6 +15,7 @@ import os
 import random
 import resource
 import secrets
+import shutil
 import ssl
 import sys
 import time
@@ -236,11 +237,17 @@ class Node:
             answer_bytes_max=kafka.answer_bytes_max,
             idle_timeout=kafka.idle_timeout_ms / 1000,
             auto_create_topics=kafka.auto_create_topics,
+            log_dir=str(self.config.node.data_dir),
+            disk_bytes=self._disk_bytes,
             node_configs=_node_configs(self.config),
         )
         self._kafka = KafkaListener(broker, options)
         host, port = split_address(kafka.listen)
         self._kafka_socket = await asyncio.get_running_loop().create_server(self._kafka.connect, host, port)
+
+    def _disk_bytes(self) -> tuple[int, int]:
+        usage = shutil.disk_usage(self.config.node.data_dir)
+        return usage.total, usage.free
 
     def _fatal(self, error: BaseException) -> None:
         if not self.failed.done():

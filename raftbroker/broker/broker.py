@@ -197,6 +197,10 @@ class Broker:
     async def delete_topic(self, name: str, *, timeout: float = 15.0) -> None:
         await self._topics.delete(name, timeout)
 
+    async def delete_topic_by_id(self, topic_id: str, *, timeout: float = 15.0) -> str:
+        """Deletes the topic with this id (32 hex digits), and never another one of its name; answers its name."""
+        return await self._topics.delete_by_id(topic_id, timeout)
+
     async def list_topics(self, *, timeout: float = 10.0) -> list[TopicView]:
         """All topics by name; linearizable."""
         return await self._topics.list_topics(timeout)

@@ -183,16 +183,28 @@ class Topics:
     async def delete(self, name: str, timeout: float) -> None:
         deadline = _deadline(timeout)
         await self.barrier(timeout)
-        topic_id = self._known(name).topic_id
+        await self._delete(self._known(name), deadline)
+
+    async def delete_by_id(self, topic_id: str, timeout: float) -> str:
+        """Never another topic of the same name; the name of the one deleted."""
+        deadline = _deadline(timeout)
+        await self.barrier(timeout)
+        topic = self._context.control.topic_by_id(topic_id)
+        if topic is None:
+            raise UnknownTopic(f"there is no topic with the id {topic_id[:40]}", field="topic_id")
+        await self._delete(topic, deadline)
+        return topic.name
+
+    async def _delete(self, topic: TopicState, deadline: float) -> None:
         index = await self._router.at_leader(
             CONTROL,
             DELETE_TOPIC,
-            lambda left: DeleteTopicRequest(topic_id, left),
+            lambda left: DeleteTopicRequest(topic.topic_id, left),
             self._controller.delete_topic,
             deadline,
             Mode.REPEATABLE,
         )
-        await self._visible(index, deadline, f"topic {name} was deleted")
+        await self._visible(index, deadline, f"topic {topic.name} was deleted")
 
     async def grow(self, name: str, total: int, validate_only: bool, timeout: float) -> TopicView:
         deadline = _deadline(timeout)

@@ -9,19 +9,17 @@ begins when the one before has ended, or earlier, when its handler calls `reques
 the order of its batches is certain, so that a client may have several under way.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from raftbroker.kafka.answers import Parts as Parts
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import BrokenFrame
 from raftbroker.kafka.reader import UNSOUND
 
 Q = TypeVar("Q")
 R = TypeVar("R")
-
-Parts = Sequence[bytes | bytearray | memoryview]
-"""An encoded answer, to be sent one after the other; nothing joins or copies them."""
 
 
 class Connection:

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from raftbroker.broker.broker import Broker
+from raftbroker.kafka.answers import AnswerCache
 
 _MIB = 1 << 20
 
@@ -51,6 +52,10 @@ class KafkaOptions:
     """How long a request may wait for the cluster where it names no time of its own."""
     auto_create_topics: bool = True
     """Metadata for a topic that does not exist creates it, where the client allows it."""
+    log_dir: str = "data"
+    """What DescribeLogDirs calls this node's directory."""
+    disk_bytes: Callable[[], tuple[int, int]] = lambda: (-1, -1)
+    """The disk's size and what is free on it; -1: unknown."""
     node_configs: Sequence[NodeConfig] = ()
     """What DescribeConfigs shows of this node."""
 
@@ -69,5 +74,6 @@ class KafkaContext:
     options: KafkaOptions
     served: tuple[Served, ...]
     """Every API that is advertised, by key."""
+    metadata_answers: AnswerCache = field(default_factory=AnswerCache)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set as soon as the node begins to stop: who waits for something to happen should answer with what there is."""

@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from consensus import errors as consensus_errors
 from raftbroker.broker import errors
+from raftbroker.state.configs import DEFINITIONS
 
 
 class BrokenFrame(Exception):
@@ -175,6 +176,7 @@ CODES: Mapping[type[Exception], ErrorCode] = {
     errors.OutOfOrderSequence: ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
     errors.FencedProducer: ErrorCode.INVALID_PRODUCER_EPOCH,
     errors.InvalidTransaction: ErrorCode.INVALID_TXN_STATE,
+    errors.UnknownProducer: ErrorCode.INVALID_PRODUCER_ID_MAPPING,
     errors.OffsetOutOfRange: ErrorCode.OFFSET_OUT_OF_RANGE,
     errors.ChangeRejected: ErrorCode.INVALID_REQUEST,
     errors.Rejected: ErrorCode.INVALID_REQUEST,
@@ -209,6 +211,10 @@ def code_of(error: Exception, *, unavailable: ErrorCode = ErrorCode.NOT_LEADER_O
     and transactions."""
     if isinstance(error, UNAVAILABLE) and not isinstance(error, consensus_errors.StoreFull):
         return unavailable
+    if isinstance(error, errors.InvalidRequest) and error.field == "topic_name":
+        return ErrorCode.INVALID_TOPIC_EXCEPTION
+    if isinstance(error, errors.InvalidRequest) and error.field in DEFINITIONS:
+        return ErrorCode.INVALID_CONFIG
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), ErrorCode.UNKNOWN_SERVER_ERROR)
 
 

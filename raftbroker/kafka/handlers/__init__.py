@@ -5,12 +5,36 @@ from typing import Any
 
 from raftbroker.kafka.api import Api
 from raftbroker.kafka.context import Served
-from raftbroker.kafka.handlers import api_versions
+from raftbroker.kafka.handlers import (
+    alter_configs,
+    api_versions,
+    create_partitions,
+    create_topics,
+    delete_records,
+    delete_topics,
+    describe_cluster,
+    describe_configs,
+    describe_log_dirs,
+    elect_leaders,
+    incremental_alter_configs,
+    metadata,
+)
 
 APIS: Mapping[int, Api[Any, Any]] = {
     api.key: api
     for api in (
+        metadata.API,  # 3
         api_versions.API,  # 18
+        create_topics.API,  # 19
+        delete_topics.API,  # 20
+        delete_records.API,  # 21
+        describe_configs.API,  # 32
+        alter_configs.API,  # 33
+        describe_log_dirs.API,  # 35
+        create_partitions.API,  # 37
+        elect_leaders.API,  # 43
+        incremental_alter_configs.API,  # 44
+        describe_cluster.API,  # 60
     )
 }
 """By API key. Each has messages of its own, which is what `Any` stands for."""
