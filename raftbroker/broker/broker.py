@@ -38,6 +38,7 @@ from raftbroker.broker.routing import Router
 from raftbroker.broker.shards import Shards
 from raftbroker.broker.tail import TailCache
 from raftbroker.broker.topics import Topics
+from raftbroker.broker.transactions import Transactions
 from raftbroker.broker.views import (
     BrokerView,
     ConfigView,
@@ -93,6 +94,7 @@ class Broker:
         self._fetcher = Fetcher(context, self._router, self._topics, self._waiters, self._reads)
         self._offsets = Offsets(context, self._router, self._topics, self._reads)
         self.producer_ids = ProducerIds(context, self._router)
+        self.transactions = Transactions(context, self._router, self.shards, leading, self._producer, self.producer_ids)
         fetch = LeaderFetch(context, leading, self._waiters, self._reads)
         self.leader_side = LeaderSide(leading, self._producer, fetch, self._offsets)
         self._clocks = Clocks(context)
@@ -108,6 +110,7 @@ class Broker:
         """What other nodes may ask of this one."""
         self.shards.serve(calls)
         self.producer_ids.serve(calls)
+        self.transactions.serve(calls)
         calls.serve(wire.PRODUCE, self._producer.serve)
         calls.serve(wire.FETCH, self._fetcher.fetch_here)
         calls.serve(wire.OFFSETS, self._offsets.offsets_here)
@@ -162,6 +165,7 @@ class Broker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         self.shards.stop()
+        await self.transactions.stop()
         await self._reports.stop()
         await self._reads.stop()
 

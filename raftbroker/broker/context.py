@@ -46,6 +46,10 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     kafka: str = ""
     coordinator_shards: int = 4
     """Made once, when the cluster forms."""
+    transaction_timeout_ms_max: int = 900_000
+    """No transaction may be open for longer, whatever its producer asks for."""
+    transactional_id_retain_ms: int = 604_800_000
+    """A transactional id that is idle for as long is forgotten."""
     default_partitions: int = 1
     default_replication_factor: int = 3
     """May be more than there are nodes yet: the missing replicas are made as nodes join."""

@@ -110,6 +110,10 @@ class InvalidTransaction(Rejected):
     """What was asked does not fit the transactions that the producer has, or has not."""
 
 
+class UnknownProducer(Rejected):
+    """The producer id is not that of the transactional id."""
+
+
 class OffsetOutOfRange(Rejected):
     """The offset lies below the log start offset or above the high watermark."""
 

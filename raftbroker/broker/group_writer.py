@@ -146,6 +146,11 @@ class GroupWriter:
         """For commands without records: trims and drops."""
         return self.group.propose(encode_partition(command), timeout=timeout, frees_space=True)
 
+    def keep(self, append: AppendHeader, payload: Payload) -> None:
+        """A batch that has just been proposed: readers at the end will ask for it."""
+        next_offset = append.base_offset + append.count
+        self._tail.add(self.machine, append.partition, append.base_offset, next_offset, payload.data)
+
     # --- room -----------------------------------------------------------------------------------------------
 
     def _has_room(self, size: int) -> bool:
@@ -280,8 +285,7 @@ class GroupWriter:
             return
         for (one, append), payload in zip(accepted, payloads, strict=True):
             one.placed = True
-            next_offset = append.base_offset + append.count
-            self._tail.add(self.machine, append.partition, append.base_offset, next_offset, payload.data)
+            self.keep(append, payload)
         counters = self._context.counters
         counters.produce_entries += 1
         counters.produce_batches += len(accepted)
