@@ -22,6 +22,8 @@ from raftbroker.kafka.handlers.api_versions import unsupported
 
 log = logging.getLogger(__name__)
 
+TURN_SECONDS = 0.005
+"""A client with many requests in hand lets others have the loop this often."""
 HIGH_WATER_BYTES = 512 * 1024
 """Of answers that the client has not taken: beyond it no more of its requests are begun."""
 
@@ -306,6 +308,7 @@ class KafkaConnection(asyncio.Protocol):
     async def _serve(self) -> None:
         """Has the turn: serves one request after the other until there is none, or the turn has been passed on."""
         slot: _Slot | None = None
+        others_had_the_loop = self._loop.time()
         try:
             while self._may_begin():
                 frame = self._frames.popleft()
@@ -322,6 +325,9 @@ class KafkaConnection(asyncio.Protocol):
                     self._send()
                 if slot.passed:
                     return
+                if self._loop.time() - others_had_the_loop > TURN_SECONDS:
+                    await asyncio.sleep(0)
+                    others_had_the_loop = self._loop.time()
         finally:
             if slot is None or not slot.passed:
                 self._turn_taken = False

@@ -16,8 +16,8 @@ from raftbroker.kafka.errors import BrokenFrame
 
 T = TypeVar("T")
 
-ELEMENTS_MAX = 200_000
-"""In all arrays of one frame; more than the partitions a cluster may have, several times over."""
+ELEMENTS_MAX = 100_000
+"""In all arrays of one frame; twice the partitions a cluster may have."""
 
 UNSOUND = (error, IndexError, UnicodeDecodeError)
 """What a broken request may raise beside BrokenFrame."""
