@@ -20,6 +20,10 @@ from raftbroker.state.groups.views import CommittedOffset
 from raftbroker.state.shard import Change, Op, Query
 
 
+CHANGED = "\0consumer groups"
+"""This name is touched when members of any group have changed."""
+
+
 class _Deadlines:
     """Names by their deadlines; the earliest first, among equals by name."""
 
@@ -57,6 +61,8 @@ class Groups:
 
     def __init__(self) -> None:
         self.groups: dict[str, Group] = {}
+        self.changed: dict[str, None] | None = None
+        """Names of groups whose members have changed, for whoever puts a dict here and takes them out again."""
         self._deadlines = _Deadlines()
         self._handlers: dict[type[Op[Any]], Callable[[Any, Writer], Any]] = {
             asked.JoinGroup: self._join,
@@ -110,6 +116,9 @@ class Groups:
         self._deadlines.set(name, group.due_ms if group is not None else None)
         if writer.touched:
             change.touched(name)
+            change.touched(CHANGED)
+            if self.changed is not None:
+                self.changed[name] = None
 
     def query(self, query: Query[Any]) -> Any:
         return self._answers[type(query)](query)
