@@ -271,11 +271,22 @@ class Broker:
         bytes_max: int = 1 << 20,
         wait: float = 0.0,
         bytes_min: int = 1,
+        committed: bool = False,
         timeout: float = 30.0,
     ) -> Fetched:
         """Whole committed batches from the one holding `offset` on, at least one where there is any; waits up to
-        `wait` seconds for `bytes_min` bytes, then answers with what there is, perhaps nothing."""
-        return await self._fetcher.fetch(topic, partition, offset, bytes_max, wait, bytes_min, timeout)
+        `wait` seconds for `bytes_min` bytes, then answers with what there is, perhaps nothing. `committed`: nothing
+        of transactions that are open, and which ones were aborted."""
+        return await self._fetcher.fetch(
+            topic,
+            partition,
+            offset,
+            bytes_max=bytes_max,
+            wait=wait,
+            bytes_min=bytes_min,
+            committed=committed,
+            timeout=timeout,
+        )
 
     async def offsets(self, topic: str, partition: int, *, timeout: float = 10.0) -> OffsetsView:
         """Linearizable."""

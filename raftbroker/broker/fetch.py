@@ -8,6 +8,8 @@ has applied something.
 
 import asyncio
 
+import msgspec
+
 from consensus.errors import NotLeader
 from consensus.group import Group
 from raftbroker.broker.context import Context
@@ -37,7 +39,16 @@ class Fetcher:
     # --- on any node ----------------------------------------------------------------------------------------
 
     async def fetch(
-        self, topic: str, number: int, offset: int, bytes_max: int, wait: float, bytes_min: int, timeout: float
+        self,
+        topic: str,
+        number: int,
+        offset: int,
+        *,
+        bytes_max: int,
+        wait: float,
+        bytes_min: int,
+        committed: bool,
+        timeout: float,
     ) -> Fetched:
         if offset < 0:
             raise InvalidRequest(f"an offset is 0 or more, not {offset}", field="offset")
@@ -50,14 +61,20 @@ class Fetcher:
         until = loop.time() + wait
         while True:
             _, place = await self._topics.place(topic, number, timeout)
-            fetched = self._reads.from_copy(place.group, place.id, offset, bytes_max)
+            fetched = self._reads.from_copy(place.group, place.id, offset, bytes_max, committed=committed)
             if fetched is None or not _enough(fetched, bytes_min):
-                fetched = await self._beyond(
-                    FetchRequest(
-                        self._context.control_index, place.group, place.id, timeout, offset, bytes_max, bytes_min, 0.0
-                    ),
-                    until,
+                request = FetchRequest(
+                    self._context.control_index,
+                    place.group,
+                    place.id,
+                    timeout,
+                    offset,
+                    bytes_max,
+                    bytes_min,
+                    0.0,
+                    committed,
                 )
+                fetched = await self._beyond(request, until)
             if _enough(fetched, bytes_min) or loop.time() >= until:
                 self._context.counters.fetch_bytes += sum(map(len, fetched.batches))
                 return fetched
@@ -70,19 +87,15 @@ class Fetcher:
         wait_max = self._context.options.fetch_wait_max if leading else FORWARD_SECONDS
         if not leading:
             self._context.counters.fetch_forwarded += 1
-        seen = machine.end(request.partition) if machine is not None else 0
+        seen = _end(machine, request) if machine is not None else 0
         fetched = await self._router.at_leader(
             request.group,
             FETCH,
-            lambda seconds: FetchRequest(
-                self._context.control_index,
-                request.group,
-                request.partition,
-                seconds,
-                request.offset,
-                request.bytes_max,
-                request.bytes_min,
-                max(0.0, min(until - loop.time(), wait_max)) if machine is None or leading else 0.0,
+            lambda seconds: msgspec.structs.replace(
+                request,
+                control=self._context.control_index,
+                timeout=seconds,
+                wait=max(0.0, min(until - loop.time(), wait_max)) if machine is None or leading else 0.0,
             ),
             self.fetch_here,
             max(until, loop.time()) + request.timeout,
@@ -91,7 +104,7 @@ class Fetcher:
         )
         if fetched.batches or machine is None or leading or loop.time() >= until:
             return fetched
-        if machine.end(request.partition) == seen:
+        if _end(machine, request) == seen:
             await self._waiters.moved([(request.group, machine, request.partition)], until)
         return fetched
 
@@ -109,14 +122,15 @@ class Fetcher:
         fetched: Fetched | None = None
         while True:
             group, machine = self._led(request.group)
-            end = machine.end(request.partition)
-            if request.offset < end:
-                fetched = self._reads.from_copy(request.group, request.partition, request.offset, request.bytes_max)
+            if request.offset < _end(machine, request):
+                fetched = self._reads.from_copy(
+                    request.group, request.partition, request.offset, request.bytes_max, committed=request.committed
+                )
                 if fetched is None:
                     raise NotLeader(request.group, None, "its replica here is damaged")
                 if _enough(fetched, request.bytes_min):
                     return fetched
-            elif request.offset > end:
+            elif request.offset > machine.end(request.partition):
                 await group.read_barrier(request.timeout)
                 state = machine.partition(request.partition)
                 if request.offset > state.end:
@@ -128,7 +142,7 @@ class Fetcher:
             if not await self._waiters.moved([(request.group, machine, request.partition)], until):
                 break
         state = machine.partition(request.partition)
-        return fetched or Fetched((), state.end, state.start)
+        return fetched or Fetched((), state.end, state.start, machine.last_stable(request.partition))
 
     def _led(self, number: int) -> tuple[Group, PartitionMachine]:
         group = self._context.leading(number)
@@ -136,6 +150,11 @@ class Fetcher:
         if machine is None:
             raise NotLeader(number, None, "this is not a data group")
         return group, machine
+
+
+def _end(machine: PartitionMachine, request: FetchRequest) -> int:
+    """As the reader sees it."""
+    return machine.last_stable(request.partition) if request.committed else machine.end(request.partition)
 
 
 def _enough(fetched: Fetched, bytes_min: int) -> bool:

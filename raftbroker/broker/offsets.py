@@ -87,7 +87,7 @@ class Offsets:
         await group.read_barrier(request.timeout)
         self._topics.check_partition(request.partition)
         state = machine.partition(request.partition)
-        return OffsetsView(state.start, state.end)
+        return OffsetsView(state.start, state.end, machine.last_stable(request.partition))
 
     async def timestamp_here(self, request: TimestampRequest) -> TimestampOffset | None:
         await self._context.as_far_as(request)

@@ -30,18 +30,27 @@ class ReplicaReads:
         self._tail = tail
         self._suspected: dict[int, asyncio.Task[None]] = {}
 
-    def from_copy(self, group: int, partition: int, offset: int, bytes_max: int) -> Fetched | None:
+    def from_copy(self, group: int, partition: int, offset: int, bytes_max: int, *, committed: bool) -> Fetched | None:
         """What this node's own replica has at the offset; None where it has nothing there. Raises OffsetOutOfRange
-        below the log start."""
+        below the log start. `committed`: nothing of transactions that are open, and which ones were aborted."""
         replica = self._context.host.groups.get(group)
         machine = self._context.machine(group)
-        if replica is None or replica.damaged is not None or machine is None or offset >= machine.end(partition):
+        if replica is None or replica.damaged is not None or machine is None:
+            return None
+        end = machine.last_stable(partition) if committed else machine.end(partition)
+        if offset >= end:
             return None
         state = machine.partition(partition)
         if offset < state.start:
             raise out_of_range(offset, state.start, state.end)
-        batches = self.batches(replica, machine, partition, offset, state.end, bytes_max)
-        return None if batches is None else Fetched(tuple(batches), state.end, state.start)
+        batches = self.batches(replica, machine, partition, offset, end, bytes_max)
+        if batches is None:
+            return None
+        stable = end if committed else machine.last_stable(partition)
+        aborted: tuple[tuple[int, int], ...] = ()
+        if committed:
+            aborted = tuple(machine.aborted(partition, offset, parse_header(batches[-1]).next_offset))
+        return Fetched(tuple(batches), state.end, state.start, stable, aborted)
 
     def batches(
         self, replica: Group, machine: PartitionMachine, partition: int, offset: int, end: int, bytes_max: int

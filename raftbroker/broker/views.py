@@ -77,6 +77,11 @@ class Fetched(msgspec.Struct, frozen=True, array_like=True):
     batches: tuple[bytes, ...]
     high_watermark: int
     log_start: int
+    last_stable: int = -1
+    """As `high_watermark`, but below the first open transaction."""
+    aborted: tuple[tuple[int, int], ...] = ()
+    """(producer id, first offset) of aborted transactions among the batches, where only committed ones were asked
+    for: `state.isolation` leaves them out."""
 
 
 class OffsetsView(msgspec.Struct, frozen=True, array_like=True):
@@ -84,6 +89,8 @@ class OffsetsView(msgspec.Struct, frozen=True, array_like=True):
 
     start: int
     end: int
+    stable: int = -1
+    """The last stable offset: where a reader of committed transactions finds the next record."""
 
 
 class TimestampOffset(msgspec.Struct, frozen=True, array_like=True):

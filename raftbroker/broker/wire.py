@@ -152,6 +152,8 @@ class FetchRequest(PartitionRequest, frozen=True, array_like=True):
     bytes_max: int
     bytes_min: int
     wait: float
+    committed: bool = False
+    """Nothing of transactions that are open."""
 
 
 class OffsetsRequest(PartitionRequest, frozen=True, array_like=True):

@@ -7,7 +7,7 @@ to read or skip it, so that nothing is passed over in silence.
 
 import asyncio
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from aiohttp import web
@@ -28,6 +28,7 @@ from raftbroker.http.problems import (
 from raftbroker.http.produce import TIMESTAMP_MAX
 from raftbroker.http.route import Answer, Parameter, Route, Work
 from raftbroker.http.v2_forms import ReadRecord
+from raftbroker.state import isolation
 from raftbroker.state.batch import Record, decode_batch, parse_header
 from raftbroker.state.errors import BadBatch
 
@@ -35,6 +36,7 @@ NEXT_OFFSET = "X-Next-Offset"
 HIGH_WATERMARK = "X-High-Watermark"
 LOG_START = "X-Log-Start-Offset"
 OFFSET_MAX = 2**63 - 1
+READ_COMMITTED, READ_UNCOMMITTED = "read_committed", "read_uncommitted"
 
 _TIMEOUT_MS_DEFAULT = 1000
 _RECORD_BYTES = 1024
@@ -114,6 +116,9 @@ class _Page:
                     return
         self.next_offset = max(self.next_offset, parse_header(batch).next_offset)
 
+    def skip_batch(self, batch: bytes) -> None:
+        self.next_offset = max(self.next_offset, parse_header(batch).next_offset)
+
     def _shown(self, part: str, data: bytes) -> bytes:
         try:
             return self._show(data)
@@ -152,7 +157,21 @@ class _Page:
         self.full = self._size >= self._bytes_max or len(self.parts) >= self.most
 
 
-async def _first_offset(call: Call, topic: str, partition: int) -> int:
+def isolated(fetched: Fetched, *, committed: bool) -> Iterable[tuple[bytes, bool]]:
+    """The batches, each with whether its records count for this reader."""
+    if committed:
+        return isolation.committed(fetched.batches, fetched.aborted)
+    return ((batch, True) for batch in fetched.batches)
+
+
+def _isolation(call: Call) -> str:
+    level = call.query_text("isolation") or READ_COMMITTED
+    if level not in (READ_COMMITTED, READ_UNCOMMITTED):
+        raise Problem(BAD_REQUEST, f"isolation is {READ_COMMITTED} or {READ_UNCOMMITTED}, not {level!r}.")
+    return level
+
+
+async def _first_offset(call: Call, topic: str, partition: int, *, committed: bool) -> int:
     """Where to begin: `offset` as a number, earliest or latest, or `timestamp`. Raises Problem."""
     text = call.query_text("offset")
     timestamp = call.query_number("timestamp", None, least=0, most=TIMESTAMP_MAX)
@@ -161,6 +180,8 @@ async def _first_offset(call: Call, topic: str, partition: int) -> int:
     if timestamp is not None:
         found = await call.broker.offset_for_timestamp(topic, partition, timestamp)
         return found.offset if found is not None else (await call.broker.offsets(topic, partition)).end
+    if text == "latest" and committed:
+        return (await call.broker.offsets(topic, partition)).stable
     if text in ("earliest", "latest"):
         offsets = await call.broker.offsets(topic, partition)
         return offsets.start if text == "earliest" else offsets.end
@@ -177,9 +198,10 @@ async def read_records(call: Call) -> web.StreamResponse:
     most = call.query_number("max_records", options.records_max, least=1, most=options.records_max)
     assert bytes_max is not None
     assert most is not None
-    offset = await _first_offset(call, topic, partition)
+    committed = _isolation(call) == READ_COMMITTED
+    offset = await _first_offset(call, topic, partition, committed=committed)
     page = _Page(topic, partition, offset, format_, bytes_max=bytes_max, most=most)
-    last = await _fill(call, topic, partition, page, timeout_ms / 1000, bytes_max)
+    last = await _fill(call, topic, partition, page, wait=timeout_ms / 1000, bytes_max=bytes_max, committed=committed)
     call.front.metrics.records_out += len(page.parts)
     response = call.raw(b"[" + b",".join(page.parts) + b"]", format_.media_type)
     response.headers[NEXT_OFFSET] = str(page.next_offset)
@@ -189,7 +211,9 @@ async def read_records(call: Call) -> web.StreamResponse:
     return response
 
 
-async def _fill(call: Call, topic: str, partition: int, page: _Page, wait: float, bytes_max: int) -> Fetched | None:
+async def _fill(
+    call: Call, topic: str, partition: int, page: _Page, *, wait: float, bytes_max: int, committed: bool
+) -> Fetched | None:
     """Fetches until there is a record, or `wait` seconds have passed, or the node stops. The last fetch, if any.
 
     For a few records only a few batches are read at first, and the rest if those were not enough."""
@@ -205,6 +229,7 @@ async def _fill(call: Call, topic: str, partition: int, page: _Page, wait: float
             page.next_offset,
             bytes_max=step,
             wait=left,
+            committed=committed,
             timeout=left + call.options.request_timeout,
         )
         try:
@@ -216,15 +241,19 @@ async def _fill(call: Call, topic: str, partition: int, page: _Page, wait: float
         if fetched is None:
             return last
         last = fetched
-        for batch in fetched.batches:
-            page.add_batch(batch)
+        for batch, counts in isolated(fetched, committed=committed):
+            if counts:
+                page.add_batch(batch)
+            else:
+                page.skip_batch(batch)
             if page.full:
                 return last
             await asyncio.sleep(0)
-        if page.parts and (step == bytes_max or not fetched.batches or page.next_offset >= fetched.high_watermark):
+        end = fetched.last_stable if committed else fetched.high_watermark
+        if page.parts and (step == bytes_max or not fetched.batches or page.next_offset >= end):
             return last
-        if not page.parts and (not fetched.batches or loop.time() >= deadline):
-            return last
+        if not page.parts and (not fetched.batches or loop.time() >= deadline + call.options.request_timeout):
+            return last  # where there are batches, but none that counts, it is looked on behind them
         step = bytes_max
 
 
@@ -254,6 +283,13 @@ ROUTES = (
             ),
             Parameter("max_bytes", int, "About how large the answer may become; one record is always given."),
             Parameter("max_records", int, "How many records at most."),
+            Parameter(
+                "isolation",
+                str,
+                "read_committed, unless given, or read_uncommitted: with records of transactions that are open, or were"
+                " aborted.",
+                example=READ_COMMITTED,
+            ),
         ),
         problems=(NO_TOPIC, NO_PARTITION, NOT_ACCEPTABLE, OUT_OF_RANGE, BAD_SERIALIZATION),
         work=Work.POLL,

@@ -38,6 +38,7 @@ class StandIn(Broker):
         self.produce_gate: asyncio.Event | None = None
         self.append_time = -1
         self.logs: dict[tuple[str, int], list[bytes]] = {}
+        self.aborted: list[tuple[int, int]] = []
         self.keys: dict[tuple[str, int, bytes], Produced] = {}
         self.produced: list[tuple[str, int, bytes, Idempotency | None]] = []
         self._turn = 0
@@ -155,6 +156,7 @@ class StandIn(Broker):
         bytes_max: int = 1 << 20,
         wait: float = 0.0,
         bytes_min: int = 1,
+        committed: bool = False,
         timeout: float = 30.0,
     ) -> Fetched:
         self._check()
@@ -164,7 +166,8 @@ class StandIn(Broker):
             log = self.logs.get((topic, partition), [])
             found = tuple(batch for batch in log if parse_header(batch).next_offset > offset)
             if found or asyncio.get_running_loop().time() >= deadline:
-                return Fetched(found, parse_header(log[-1]).next_offset if log else 0, 0)
+                end = parse_header(log[-1]).next_offset if log else 0
+                return Fetched(found, end, 0, end, tuple(self.aborted) if committed else ())
             await asyncio.sleep(0.01)
 
     def _partition(self, topic: str, partition: int) -> None:
@@ -177,7 +180,8 @@ class StandIn(Broker):
         self._check()
         self._partition(topic, partition)
         log = self.logs.get((topic, partition), [])
-        return OffsetsView(0, parse_header(log[-1]).next_offset if log else 0)
+        end = parse_header(log[-1]).next_offset if log else 0
+        return OffsetsView(0, end, end)
 
     async def offset_for_timestamp(
         self, topic: str, partition: int, timestamp_ms: int, *, timeout: float = 10.0

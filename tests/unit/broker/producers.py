@@ -1,21 +1,31 @@
 """A transactional producer and readers for tests: they find who leads, as Kafka's clients do, and ask again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
 from consensus.errors import ConsensusError
+from raftbroker.broker.broker import Broker
 from raftbroker.broker.errors import Retriable, UnknownOutcome
 from raftbroker.broker.leader_fetch import Reading, Wanted
 from raftbroker.state.batch import RecordDraft, check_batch, decode_batch, encode_batch, parse_header
 from raftbroker.state.transactions.ops import TxnError
-from tests.unit.broker.nodes import TestNode
 
 A = TypeVar("A")
 T = 1_700_000_000_000
 
 
-async def anywhere(nodes: list[TestNode], ask: Callable[[TestNode], Awaitable[A]], seconds: float = 20.0) -> A:
+class Asked(Protocol):
+    """A node, while it runs."""
+
+    @property
+    def core(self) -> object | None: ...
+
+    @property
+    def broker(self) -> Broker: ...
+
+
+async def anywhere(nodes: Sequence[Asked], ask: Callable[[Asked], Awaitable[A]], seconds: float = 20.0) -> A:
     """Asks one node after the other until one can answer."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -36,7 +46,7 @@ class Refused(Exception):
 
 
 class TxnProducer:
-    def __init__(self, nodes: list[TestNode], name: str, timeout_ms: int = 60_000) -> None:
+    def __init__(self, nodes: Sequence[Asked], name: str, timeout_ms: int = 60_000) -> None:
         self.nodes = nodes
         self.name = name
         self.timeout_ms = timeout_ms
@@ -84,7 +94,7 @@ class TxnProducer:
             lambda node: node.broker.transactions.end(self.name, self.id, self.epoch, commit, timeout=5.0)
         )
 
-    async def _asked(self, ask: Callable[[TestNode], Awaitable[TxnError | None]]) -> None:
+    async def _asked(self, ask: Callable[[Asked], Awaitable[TxnError | None]]) -> None:
         deadline = asyncio.get_running_loop().time() + 20.0
         while True:
             error = await anywhere(self.nodes, ask)
@@ -107,7 +117,7 @@ class TxnProducer:
     async def send_batch(self, topic: str, partition: int, batch: bytes) -> int:
         header = check_batch(batch, transactional=True)
 
-        async def send(node: TestNode) -> int:
+        async def send(node: Asked) -> int:
             transactions = node.broker.transactions
             number = transactions.number_of(topic, partition, header)
             if number is None:
@@ -130,9 +140,9 @@ def transactional(producer_id: int, epoch: int, sequence: int, *values: bytes) -
 
 
 async def fetch(
-    nodes: list[TestNode], topic: str, partition: int, offset: int, *, committed: bool, wait: float = 0.0
+    nodes: Sequence[Asked], topic: str, partition: int, offset: int, *, committed: bool, wait: float = 0.0
 ) -> Reading:
-    async def ask(node: TestNode) -> Reading:
+    async def ask(node: Asked) -> Reading:
         answer = await node.broker.leader_side.fetch(
             [Wanted(topic, partition, offset, 1 << 20)], bytes_max=1 << 20, bytes_min=1, wait=wait, committed=committed
         )
@@ -144,7 +154,7 @@ async def fetch(
     return await anywhere(nodes, ask)
 
 
-async def read(nodes: list[TestNode], topic: str, partition: int, *, committed: bool) -> list[bytes | None]:
+async def read(nodes: Sequence[Asked], topic: str, partition: int, *, committed: bool) -> list[bytes | None]:
     """All there is, as Kafka's clients read it."""
     values: list[bytes | None] = []
     offset = 0
