@@ -51,6 +51,10 @@ class LeaderSide:
         """How long a producer had better stay away; 0 for not at all."""
         return self._producer.throttle_ms()
 
+    def kafka_address(self, node: int) -> str:
+        """host:port where clients reach it; empty where that is not known."""
+        return self._leading.kafka_address(node)
+
     async def fetch(
         self, wanted: Sequence[Wanted], *, bytes_max: int, bytes_min: int, wait: float, committed: bool
     ) -> Answer:

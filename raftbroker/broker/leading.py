@@ -59,6 +59,10 @@ class Leading:
             raise self._wrong_epoch(epoch, led.epoch)
         return led
 
+    def kafka_address(self, node: int) -> str:
+        state = self._context.control.node(node)
+        return state.kafka if state is not None else ""
+
     def _elsewhere(self, group: int, replica: Group | None) -> LedElsewhere:
         leader = self._router.leader_of(group)
         epoch = replica.term & EPOCH_MASK if replica is not None and leader is not None else -1

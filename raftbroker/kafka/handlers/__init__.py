@@ -16,18 +16,28 @@ from raftbroker.kafka.handlers import (
     describe_configs,
     describe_log_dirs,
     elect_leaders,
+    fetch,
     incremental_alter_configs,
+    init_producer_id,
+    list_offsets,
     metadata,
+    offset_for_leader_epoch,
+    produce,
 )
 
 APIS: Mapping[int, Api[Any, Any]] = {
     api.key: api
     for api in (
+        produce.API,  # 0
+        fetch.API,  # 1
+        list_offsets.API,  # 2
         metadata.API,  # 3
         api_versions.API,  # 18
         create_topics.API,  # 19
         delete_topics.API,  # 20
         delete_records.API,  # 21
+        init_producer_id.API,  # 22
+        offset_for_leader_epoch.API,  # 23
         describe_configs.API,  # 32
         alter_configs.API,  # 33
         describe_log_dirs.API,  # 35
