@@ -69,7 +69,7 @@ class World:
         if machine.term != self.term:
             return 0
         ages = Ages(self.time_ms, machine.age_floor_ms, RETENTION)
-        return past_retention(machine.partition(1), machine.segments(1), ages, -1)
+        return past_retention(machine.partition(1), machine.segments(1), ages, -1, machine.last_stable(1))
 
 
 def test_without_trouble_records_go_when_they_are_old() -> None:
