@@ -18,6 +18,7 @@ from consensus.group import Group
 from consensus.host import Host
 from raftbroker.broker import wire
 from raftbroker.broker.clocks import Clocks
+from raftbroker.broker.consumer_groups import ConsumerGroups
 from raftbroker.broker.context import CONTROL, BrokerOptions, Context
 from raftbroker.broker.controller import Controller
 from raftbroker.broker.fetch import Fetcher
@@ -95,6 +96,7 @@ class Broker:
         self._offsets = Offsets(context, self._router, self._topics, self._reads)
         self.producer_ids = ProducerIds(context, self._router)
         self.transactions = Transactions(context, self._router, self.shards, leading, self._producer, self.producer_ids)
+        self.consumer_groups = ConsumerGroups(context, self._router, self.shards, self._topics)
         fetch = LeaderFetch(context, leading, self._waiters, self._reads)
         self.leader_side = LeaderSide(leading, self._producer, fetch, self._offsets)
         self._clocks = Clocks(context)
@@ -111,6 +113,7 @@ class Broker:
         self.shards.serve(calls)
         self.producer_ids.serve(calls)
         self.transactions.serve(calls)
+        self.consumer_groups.serve(calls)
         calls.serve(wire.PRODUCE, self._producer.serve)
         calls.serve(wire.FETCH, self._fetcher.fetch_here)
         calls.serve(wire.OFFSETS, self._offsets.offsets_here)
@@ -166,6 +169,7 @@ class Broker:
         self._tasks.clear()
         self.shards.stop()
         await self.transactions.stop()
+        await self.consumer_groups.stop()
         await self._reports.stop()
         await self._reads.stop()
 

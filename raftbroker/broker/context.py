@@ -11,6 +11,7 @@ from consensus.errors import NotLeader, Refused, Unknown
 from consensus.group import Group
 from consensus.host import Host
 from raftbroker.broker.errors import Unavailable
+from raftbroker.broker.group_options import GroupOptions
 from raftbroker.broker.views import Counters
 from raftbroker.broker.wire import Calls
 from raftbroker.state.configs import TopicConfig, topic_config
@@ -46,6 +47,7 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     kafka: str = ""
     coordinator_shards: int = 4
     """Made once, when the cluster forms."""
+    groups: GroupOptions = GroupOptions()
     transaction_timeout_ms_max: int = 900_000
     """No transaction may be open for longer, whatever its producer asks for."""
     transactional_id_retain_ms: int = 604_800_000

@@ -114,6 +114,18 @@ class UnknownProducer(Rejected):
     """The producer id is not that of the transactional id."""
 
 
+class UnknownConsumerGroup(Rejected):
+    """There is no consumer group of that name."""
+
+
+class GroupRefused(Rejected):
+    """A consumer group refuses what was asked of it; the message says why, with Kafka's name for it."""
+
+
+class NonEmptyGroup(GroupRefused):
+    """The group has members, and what was asked for needs one that has none."""
+
+
 class OffsetOutOfRange(Rejected):
     """The offset lies below the log start offset or above the high watermark."""
 
