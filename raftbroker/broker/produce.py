@@ -160,6 +160,11 @@ class Producer:
         if state is not None:
             self._gaps.refused(state.partitions[number].id, header, error)
 
+    def missed(self, partition: int, header: BatchHeader, error: Exception) -> None:
+        """The batch came, and was certainly not appended: what its producer has sent behind it must not be either.
+        `partition` is an id."""
+        self._gaps.refused(partition, header, error)
+
     def throttle_ms(self) -> int:
         """How long producers had better stay away, because batches are held back; 0 for not at all."""
         return RETRY_AFTER_MS if any(writer.holding_back for writer in self._writers.values()) else 0

@@ -18,6 +18,7 @@ from raftbroker.broker.markers import Markers
 from raftbroker.broker.routing import Mode, Router
 from raftbroker.broker.shards import Shards
 from raftbroker.broker.wire_transactions import WRITE_MARKERS, MarkersRequest, PlacedMarker
+from raftbroker.state.groups.ops import TxnOffsetsEnd
 from raftbroker.state.leader import Marker
 from raftbroker.state.transactions.ops import CompleteTransaction, TxnState
 from raftbroker.state.transactions.part import DECIDED, TransactionsPart
@@ -32,6 +33,13 @@ PAUSE_MIN, PAUSE_MAX = 0.02, 1.0
 LOOK_SECONDS = 5.0
 TELL_AFTER = 5
 """Failed attempts until the log says that a transaction takes its time."""
+
+
+def offsets_epoch(number: int) -> int:
+    """What stands for the producer's epoch where a consumer group is given offsets of the transaction of this number;
+    one more at its end. A group takes nothing of an older epoch than it knows, so of a transaction that has ended it
+    takes none, and the end of one ends no other."""
+    return 2 * number
 
 
 class TransactionEnds:
@@ -60,13 +68,14 @@ class TransactionEnds:
 
     async def end(self, name: str, one: Transaction) -> None:
         """Tells every partition and group. Raises what kept the first of them from it."""
-        fencing = 2 * one.number + 1
         commit = one.state is TxnState.PREPARE_COMMIT
         work: list[Awaitable[object]] = [
             self._mark(group, partitions, Marker(one.producer_id, one.epoch, one.number, commit))
             for group, partitions in self._by_group(one.partitions).items()
         ]
-        work += [self._end_offsets(group, one.producer_id, fencing, commit) for group in one.groups]
+        work += [
+            self._end_offsets(group, one.producer_id, offsets_epoch(one.number) + 1, commit) for group in one.groups
+        ]
         failed = [error for error in await asyncio.gather(*work, return_exceptions=True) if error is not None]
         if failed:
             assert isinstance(failed[0], BaseException)
@@ -95,8 +104,9 @@ class TransactionEnds:
             Mode.REPEATABLE,
         )
 
-    async def _end_offsets(self, group: str, producer_id: int, fencing: int, commit: bool) -> None:
-        raise Unavailable("consumer groups take no offsets of transactions yet")
+    async def _end_offsets(self, group: str, producer_id: int, epoch: int, commit: bool) -> None:
+        end = TxnOffsetsEnd(group, producer_id, epoch, commit)
+        await self._shards.submit(end, ATTEMPT_SECONDS, mode=Mode.REPEATABLE)
 
 
 class _Driver:

@@ -13,8 +13,10 @@ from typing import TypeVar
 
 import msgspec
 
+from consensus.errors import ConsensusError
 from raftbroker.broker.context import Context
 from raftbroker.broker.errors import (
+    BrokerError,
     FencedProducer,
     InvalidRequest,
     InvalidTransaction,
@@ -167,6 +169,19 @@ class Transactions:
             found += self._shards.part(shard, TransactionsPart).query(query).transactions
         return found
 
+    def began_ms(self, view: TransactionView) -> int:
+        """When the transaction began by this node's clock, in epoch ms; -1 where none is open."""
+        return self._context.wall() - view.age_ms if view.age_ms >= 0 else -1
+
+    def places(self, partitions: Sequence[int]) -> dict[str, list[int]]:
+        """The numbers of these partitions (ids) by topic, but for those of topics that have been deleted."""
+        found: dict[str, list[int]] = {}
+        for partition in partitions:
+            location = self._context.control.partition(partition)
+            if location is not None:
+                found.setdefault(location.topic.name, []).append(location.number)
+        return found
+
     def producers_here(self, topic: str, partition: int) -> list[ProducerView]:
         """The producers a partition knows; this node leads it. Raises as `Leading.find`."""
         led = self._leading.find(topic, partition)
@@ -189,7 +204,11 @@ class Transactions:
         question = VerifyTransaction(
             name, producer_id=header.producer_id, epoch=header.producer_epoch, partitions=(led.place.id,)
         )
-        return await self._verified(question, timeout)
+        try:
+            return await self._verified(question, timeout)
+        except (BrokerError, ConsensusError) as error:
+            self._producer.missed(led.place.id, header, error)
+            raise
 
     async def verify_group(self, name: str, producer_id: int, epoch: int, group: str, *, timeout: float) -> int:
         """As `verify`, for a consumer group's offsets."""

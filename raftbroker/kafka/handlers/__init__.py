@@ -6,6 +6,8 @@ from typing import Any
 from raftbroker.kafka.api import Api
 from raftbroker.kafka.context import Served
 from raftbroker.kafka.handlers import (
+    add_offsets_to_txn,
+    add_partitions_to_txn,
     alter_configs,
     api_versions,
     create_partitions,
@@ -15,11 +17,15 @@ from raftbroker.kafka.handlers import (
     describe_cluster,
     describe_configs,
     describe_log_dirs,
+    describe_producers,
+    describe_transactions,
     elect_leaders,
+    end_txn,
     fetch,
     incremental_alter_configs,
     init_producer_id,
     list_offsets,
+    list_transactions,
     metadata,
     offset_for_leader_epoch,
     produce,
@@ -38,6 +44,9 @@ APIS: Mapping[int, Api[Any, Any]] = {
         delete_records.API,  # 21
         init_producer_id.API,  # 22
         offset_for_leader_epoch.API,  # 23
+        add_partitions_to_txn.API,  # 24
+        add_offsets_to_txn.API,  # 25
+        end_txn.API,  # 26
         describe_configs.API,  # 32
         alter_configs.API,  # 33
         describe_log_dirs.API,  # 35
@@ -45,6 +54,9 @@ APIS: Mapping[int, Api[Any, Any]] = {
         elect_leaders.API,  # 43
         incremental_alter_configs.API,  # 44
         describe_cluster.API,  # 60
+        describe_producers.API,  # 61
+        describe_transactions.API,  # 65
+        list_transactions.API,  # 66
     )
 }
 """By API key. Each has messages of its own, which is what `Any` stands for."""

@@ -7,11 +7,12 @@ had: an idempotent producer raises its epoch by itself (KIP-360), and asks here 
 from kafka.protocol.producer import InitProducerIdRequest, InitProducerIdResponse
 
 from consensus.errors import ConsensusError
-from raftbroker.broker.errors import BrokerError
+from raftbroker.broker.errors import BrokerError, InvalidRequest
 from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode, code_of
+from raftbroker.kafka.handlers.txn_forms import failure
 
 FENCED_FROM = 4
 """The version from which on a client knows PRODUCER_FENCED."""
@@ -40,7 +41,9 @@ async def _transactional(
             timeout=context.options.request_timeout,
         )
     except (BrokerError, ConsensusError) as error:
-        return _failed(code_of(error, unavailable=ErrorCode.NOT_COORDINATOR))
+        if isinstance(error, InvalidRequest) and error.field == "transaction_timeout_ms":
+            return _failed(ErrorCode.INVALID_TRANSACTION_TIMEOUT)
+        return _failed(failure(error))
     if made.error is not None:
         code = ErrorCode[made.error]
         if code is ErrorCode.PRODUCER_FENCED and request.version < FENCED_FROM:
