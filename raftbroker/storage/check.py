@@ -3,13 +3,19 @@
 RocksDB reads its write-ahead logs and its MANIFEST up to the first thing that is wrong; whatever lies behind is lost
 without a word, as is what a file lost by being cut off between two records. Checked here:
 
+- The note of `watermark` can be read: it is made durable before the database is, so only damage takes it away.
 - CURRENT names a MANIFEST that is there; a database without CURRENT is new, or damaged.
-- The MANIFEST's edits are sound, name our column families, and reach as far as `watermark` noted. RocksDB syncs
-  each edit before it deletes what the edit makes obsolete, so only one that is not complete may be left off its end.
-- The write-ahead logs that are still needed are there: the oldest begins where the tables end, their sequence numbers
-  follow on one another, and the newest reaches as far as was noted. Only the very last record may be torn; it is
-  cut off, so that RocksDB can be told to accept no imperfection at all.
+- The MANIFEST's edits are sound, name our column families, and reach as far as was noted. RocksDB syncs each edit
+  before it deletes what the edit makes obsolete, so only one that is not complete may be left off its end, and none
+  of those that the MANIFEST was made with.
+- The write-ahead logs that are still needed are there: the oldest is the one that the MANIFEST says, the sequence
+  numbers follow on one another, and the newest reaches as far as was noted. Only the very last record may be torn; it
+  is cut off, so that RocksDB can be told to accept no imperfection at all.
 - Tables and blob files have the length that the MANIFEST says. Their blocks carry checksums, verified at every read.
+
+A MANIFEST that lost its last edits betrays itself by which log is the oldest: those that a lost flush made obsolete are
+gone. Sequence numbers alone do not tell, because the newest log may be empty, and the tables of one column family run
+ahead of another's. (RocksDB 9.8: `DBImpl::Open`, `DBImpl::RecoverLogFiles`, `VersionSet::ProcessManifestWrites`.)
 """
 
 import itertools
@@ -25,7 +31,7 @@ import msgspec
 from raftbroker.storage.engine import FAMILIES
 from raftbroker.storage.frames import FileDamaged, Frames, read_frames
 from raftbroker.storage.manifest import Manifest, read_manifest
-from raftbroker.storage.watermark import Note
+from raftbroker.storage.watermark import Note, read_note
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +53,24 @@ class _Log(msgspec.Struct):
     next: int
 
 
-def check_files(directory: Path, note: Note) -> bool:
+def check_files(directory: Path, note_path: Path) -> bool:
     """Whether the database is still to be made. Raises FileDamaged; may cut a torn record off the last log."""
     current = directory / "CURRENT"
+    note = read_note(note_path)
     if not current.exists():
-        data = sorted(path.name for path in directory.glob("*") if _DATA.fullmatch(path.name))
-        if data or note.manifest:
+        data = _files_with_rows(directory)
+        if data or (note and note.manifest):
             raise FileDamaged(current, f"it is missing, though there are data ({data[0] if data else 'as noted'})")
         return True
+    if note is None:
+        reason = f"it is missing or cannot be read, so that nothing tells how far {directory.name} had been written"
+        raise FileDamaged(note_path, reason)
     manifest_path, manifest = _check_manifest(directory, current, note)
+    missing = {"default", *FAMILIES} - set(manifest.families.values())
+    if missing and not note.manifest and not _files_with_rows(directory):
+        return True  # killed while RocksDB was making the column families, one after the other
+    if missing:
+        raise FileDamaged(manifest_path, f"the column families {', '.join(sorted(missing))} are missing")
     _check_sizes(directory, manifest)
     logs = list(_needed_logs(directory, manifest.oldest_log))
     _check_logs(directory, manifest_path, manifest, logs)
@@ -64,6 +79,15 @@ def check_files(directory: Path, note: Note) -> bool:
         if needed.frames.torn is not None:
             _cut(needed)
     return False
+
+
+def _files_with_rows(directory: Path) -> list[str]:
+    """Names of files that may hold rows; a write-ahead log is made empty."""
+    return sorted(
+        path.name
+        for path in directory.glob("*")
+        if _DATA.fullmatch(path.name) and (path.stat().st_size or path.suffix != ".log")
+    )
 
 
 def _check_manifest(directory: Path, current: Path, note: Note) -> tuple[Path, Manifest]:
@@ -83,9 +107,8 @@ def _check_manifest(directory: Path, current: Path, note: Note) -> tuple[Path, M
     if frames.torn is not None and not frames.incomplete:
         raise FileDamaged(path, frames.torn)
     manifest = read_manifest(path, frames.records)
-    missing = {"default", *FAMILIES} - set(manifest.families.values())
-    if missing:
-        raise FileDamaged(path, f"the column families {', '.join(sorted(missing))} are missing")
+    if manifest.next_file <= number:  # of the first edits only the last knows the number that the MANIFEST itself took
+        raise FileDamaged(path, f"it is cut off at {frames.end} bytes, within the edits that it was made with")
     return path, manifest
 
 
@@ -128,15 +151,7 @@ def _check_logs(directory: Path, manifest_path: Path, manifest: Manifest, logs: 
     if not logs or logs[-1].number < newest:
         raise FileDamaged(directory / f"{newest:06}.log", "this write-ahead log, or a later one, is missing")
     filled = [needed for needed in logs if needed.first]
-    if filled and manifest.oldest_log not in {needed.number for needed in logs}:
-        # After recovery the MANIFEST names a number that no log has; the next log goes on where recovery ended.
-        begins = manifest.oldest_log_sequence + 1
-        if filled[0].first > begins:
-            raise FileDamaged(
-                directory / f"{manifest.oldest_log:06}.log",
-                f"it is missing, or {manifest_path.name} is cut off: the tables end at sequence number "
-                f"{begins - 1}, {filled[0].path.name} begins at {filled[0].first}",
-            )
+    _check_oldest(directory / f"{manifest.oldest_log:06}.log", manifest_path, manifest, logs[0], filled)
     for before, after in itertools.pairwise(filled):
         if after.first != before.next:
             reason = before.frames.torn or "it has been cut off, or a log behind it is missing"
@@ -144,6 +159,24 @@ def _check_logs(directory: Path, manifest_path: Path, manifest: Manifest, logs: 
                 before.path,
                 f"it ends before sequence number {before.next}, {after.path.name} begins at {after.first}: {reason}",
             )
+
+
+def _check_oldest(named: Path, manifest_path: Path, manifest: Manifest, oldest: _Log, filled: list[_Log]) -> None:
+    """That the logs begin where the tables end; `filled`: those with records."""
+    # The making of a database and its recovery name a number that no log has. The log which then follows is made before
+    # the MANIFEST is, all others are made later.
+    if oldest.path != named and oldest.number > int(manifest_path.name.removeprefix("MANIFEST-")):
+        reason = f"it is missing, or {manifest_path.name} is cut off: the oldest log is {oldest.path.name}"
+        raise FileDamaged(named, reason)
+    if not filled:
+        return
+    first = filled[0]
+    if first.first > manifest.last_sequence + 1:
+        reason = f"it begins at sequence number {first.first}, though the tables end at {manifest.last_sequence}"
+        raise FileDamaged(first.path, f"{reason}: the logs before it, or {manifest_path.name}, have been cut off")
+    # Nothing is in an older log if a full disk refused its first write: then all tables are older still.
+    if first is not oldest and manifest.settled_log > manifest.oldest_log:
+        raise FileDamaged(oldest.path, f"it has no record, though {manifest_path.name} tells of tables made since")
 
 
 def _check_reach(directory: Path, manifest: Manifest, logs: list[_Log], note: Note) -> None:

@@ -17,7 +17,7 @@ _BLOB_FILE, _BLOB_GARBAGE = 400, 401
 _IGNORABLE = 1 << 13
 """Fields with this bit are one length-prefixed string, and may be passed over."""
 
-_NUMBERS = {_NEXT_FILE, _PREVIOUS_LOG_NUMBER, _MAX_FAMILY, _ATOMIC_GROUP}
+_NUMBERS = {_PREVIOUS_LOG_NUMBER, _MAX_FAMILY, _ATOMIC_GROUP}
 _TABLE_FIELDS_END, _BLOB_FIELDS_END = 1, 0
 
 
@@ -28,14 +28,16 @@ class Manifest(msgspec.Struct):
     log_numbers: dict[int, int] = msgspec.field(default_factory=lambda: {0: 0})
     """Per column family: its rows in older write-ahead logs are in tables."""
     min_log_number: int = 0
+    settled_log: int = 0
+    """The highest of `log_numbers` when `min_log_number` was last written, which is right behind every flush."""
     last_sequence: int = 0
+    """The highest sequence number in any table."""
+    next_file: int = 0
+    """Files made after the last edit have this number or a higher one."""
     tables: dict[int, int] = {}
     """Number -> bytes of each live table file."""
     blobs: dict[int, int] = {}
     """Number -> bytes of values in each blob file ever added; some may be gone."""
-    oldest_log_sequence: int = 0
-    """`last_sequence` of the edit that last moved `oldest_log`, or the last row of older logs that a table was made of
-    since: recovery names the new log first, still with the old sequence number, and then writes its tables."""
 
     @property
     def oldest_log(self) -> int:
@@ -79,34 +81,19 @@ def read_manifest(path: Path, records: list[Record]) -> Manifest:
     """Raises FileDamaged for an edit that does not decode."""
     manifest = Manifest()
     for record in records:
-        oldest = manifest.oldest_log
         try:
-            edit = _take_edit(manifest, _Fields(record.body))
+            _take_edit(manifest, _Fields(record.body))
         except (IndexError, ValueError) as error:
             raise FileDamaged(path, f"the edit at byte {record.start} does not decode ({error})") from error
-        if manifest.oldest_log != oldest:
-            manifest.oldest_log_sequence = manifest.last_sequence
-        elif edit.log_number == oldest:
-            manifest.oldest_log_sequence = max(manifest.oldest_log_sequence, edit.table_sequence)
     return manifest
 
 
-class _Edit(msgspec.Struct):
-    """What one edit says beside what it adds to the state."""
-
-    log_number: int = 0
-    """The write-ahead log from which on the edit's column family still needs them; 0 where it does not say."""
-    table_sequence: int = 0
-    """The highest sequence number in the tables it adds."""
-
-
-def _take_edit(manifest: Manifest, fields: _Fields) -> _Edit:
-    edit = _Edit()
-    family = 0
+def _take_edit(manifest: Manifest, fields: _Fields) -> None:
+    family = log_number = 0
     while fields:
         tag = fields.number()
         if tag == _LOG_NUMBER:
-            edit.log_number = fields.number()
+            log_number = fields.number()
         elif tag == _FAMILY:
             family = fields.number()
         elif tag == _FAMILY_ADD:
@@ -116,18 +103,20 @@ def _take_edit(manifest: Manifest, fields: _Fields) -> _Edit:
             manifest.log_numbers.pop(family, None)
         elif tag == _LAST_SEQUENCE:
             manifest.last_sequence = fields.number()
+        elif tag == _NEXT_FILE:
+            manifest.next_file = fields.number()
         elif tag == _MIN_LOG_NUMBER:
             manifest.min_log_number = max(manifest.min_log_number, fields.number())
+            manifest.settled_log = max(manifest.log_numbers.values())
         elif tag in _NUMBERS:
             fields.number()
         else:
-            _take_file(manifest, edit, tag, fields)
+            _take_file(manifest, tag, fields)
     if family in manifest.families:
-        manifest.log_numbers[family] = edit.log_number or manifest.log_numbers.get(family, 0)
-    return edit
+        manifest.log_numbers[family] = log_number or manifest.log_numbers.get(family, 0)
 
 
-def _take_file(manifest: Manifest, edit: _Edit, tag: int, fields: _Fields) -> None:
+def _take_file(manifest: Manifest, tag: int, fields: _Fields) -> None:
     if tag == _DELETED_FILE:
         fields.number()
         manifest.tables.pop(fields.number(), None)
@@ -136,8 +125,7 @@ def _take_file(manifest: Manifest, edit: _Edit, tag: int, fields: _Fields) -> No
         number = fields.number()
         manifest.tables[number] = fields.number()
         fields.string(), fields.string()
-        fields.number()
-        edit.table_sequence = max(edit.table_sequence, fields.number())
+        fields.number(), fields.number()
         fields.skip_fields(_TABLE_FIELDS_END)
     elif tag == _BLOB_FILE:
         number = fields.number()

@@ -3,6 +3,7 @@
 In the node's data directory: `rocksdb/` (the database), `synced` (see `watermark`), `ballast` (see `space`).
 """
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from raftbroker.storage.records import RecordReader
 from raftbroker.storage.rocks import RocksEngine, RocksOptions
 from raftbroker.storage.space import Ballast
 from raftbroker.storage.store import LogStore
-from raftbroker.storage.watermark import read_note
+from raftbroker.storage.watermark import make_note
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +66,15 @@ def open_store(directory: Path, options: StorageOptions | None = None) -> tuple[
     Raises StoreDamaged, naming the file, where anything but the very last record of the write-ahead log is not as it
     was written, and OSError where the directory cannot be used or another process has it."""
     options = options or StorageOptions()
-    database = directory / "rocksdb"
+    database, note = directory / "rocksdb", directory / "synced"
     directory.mkdir(parents=True, exist_ok=True)
     ballast = Ballast(directory / "ballast", options.ballast_bytes)
     engine: RocksEngine | None = None
     try:
-        fresh = check_files(database, read_note(directory / "synced"))
-        engine = RocksEngine(database, options.rocks, create=fresh, note=directory / "synced")
+        fresh = check_files(database, note)
+        if fresh:
+            make_note(note)
+        engine = RocksEngine(database, options.rocks, create=fresh, note=note)
         _check_format(engine)
         store = LogStore(
             engine,
@@ -81,7 +84,8 @@ def open_store(directory: Path, options: StorageOptions | None = None) -> tuple[
         )
     except Damaged as error:
         if engine is not None:
-            engine.close()
+            with contextlib.suppress(Damaged):  # RocksDB's own work has met the damage as well
+                engine.close()
         raise StoreDamaged(database, directory, str(error)) from error
     except FileDamaged as error:
         raise StoreDamaged(error.path, directory, error.reason) from error

@@ -196,17 +196,24 @@ class RocksEngine:
             self._gc_cutoff = cutoff
 
     def close(self) -> None:
-        """Also ends every view and scan still open: only then does RocksDB let go of the directory."""
+        """Also ends every view and scan still open: only then does RocksDB let go of the directory.
+
+        It lets go in any case. What RocksDB could not do is raised afterwards: it flushes the memtables, and refuses
+        once work in the background has met damage."""
         for reading in list(self._open):
             reading.close()
-        with _translated(self.path):
-            self._database.flush_wal(True)
-            for family in self._families.values():
-                family.close()
-            self._handles.clear()
-            self._database.close()
+        self._handles.clear()
+        failed: Exception | None = None
+        closing = [family.close for family in self._families.values()]
+        for step in (lambda: self._database.flush_wal(True), *closing, self._database.close):
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
+                failed = failed or error
         if self._watermark is not None:
-            self._watermark.close()
+            self._watermark.close(synced=failed is None)
+        if failed is not None:
+            raise _translate(failed, self.path) from failed
 
 
 class RocksView:

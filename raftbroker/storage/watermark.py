@@ -7,19 +7,17 @@ one. That is fine, because a note only ever claims what was durable when it was 
 of it.
 
 Two slots are written in turn, each with a counter and a CRC, so that one of them is whole whatever is interrupted.
-A note that cannot be read claims nothing.
+The first is on the disk, claiming nothing, before the database is made: where there is a database and no slot can be
+read, something other than a crash has been at work.
 """
 
 import contextlib
-import logging
 import os
 import struct
 from pathlib import Path
 
 import google_crc32c
 import msgspec
-
-log = logging.getLogger(__name__)
 
 _SLOT = struct.Struct("<8sQQQQQ")
 _CRC = struct.Struct("<I")
@@ -61,14 +59,15 @@ class _Followed:
 class Watermark:
     """The notes' file, and the two files of the open database that they are about.
 
-    Made when the database has just been opened; only the thread that writes and syncs calls the rest."""
+    Made when the database has just been opened, and the note is there; only the thread that writes and syncs calls the
+    rest."""
 
     def __init__(self, path: Path, database: Path) -> None:
         self._database = database
         self._count = _read(path)[0]
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         for directory in (database, path.parent):
-            _sync_directory(directory)
+            _sync(directory)
         self._manifest = self._current_manifest()
         self._manifest.settle()
         self._wal = self._newest_wal()
@@ -89,18 +88,23 @@ class Watermark:
         A sync follows a write: a log that has not grown since the last one is no longer the newest. Of the
         MANIFEST it notes what was there at the last sync: the write since then proves that RocksDB did not fail
         in the middle of it."""
-        wal_bytes = self._wal.size
-        if wal_bytes == self._wal.settled or self._doubted:
+        if self._wal.size == self._wal.settled or self._doubted:
             self._follow_again()
-            wal_bytes = self._wal.size
-        self._wal.settled = wal_bytes
-        self._note(wal_bytes, self._manifest.settled)
+        if self._doubted:
+            return
+        self._wal.settled = self._wal.size
+        self._note()
         if self._manifest.size != self._manifest.settled:  # once per flush or compaction
             self._manifest.settle()
 
     def _follow_again(self) -> None:
+        """Of an empty log, made for writes to come, nothing could be noted: the one before it may hold rows."""
+        newest = self._newest_wal()
+        if newest.size == 0:
+            newest.close()
+            return
         self._wal.close()
-        self._wal = self._newest_wal()
+        self._wal = newest
         if self._doubted:
             self._manifest.close()
             self._manifest = self._current_manifest()
@@ -110,43 +114,60 @@ class Watermark:
         """A write or sync failed for want of room: RocksDB goes on with new files, the old ones may end torn."""
         self._doubted = True
 
-    def close(self) -> None:
-        """The database has just closed, with everything synced."""
-        if not self._doubted:
+    def close(self, *, synced: bool) -> None:
+        """The database has just closed; `synced`: with everything on disk."""
+        if synced and not self._doubted:
             self._follow_again()
+            self._wal.settled = self._wal.size
             self._manifest.settle()
-            self._note(self._wal.size, self._manifest.settled)
+            self._note()
             os.fsync(self._file)
         os.close(self._file)
         self._wal.close()
         self._manifest.close()
 
-    def _note(self, wal_bytes: int, manifest_bytes: int) -> None:
+    def _note(self) -> None:
         self._count += 1
-        body = _SLOT.pack(_MAGIC, self._count, self._wal.number, wal_bytes, self._manifest.number, manifest_bytes)
+        wal, manifest = self._wal, self._manifest
+        slot = _pack_slot(self._count, Note(wal.number, wal.settled, manifest.number, manifest.settled))
         with contextlib.suppress(OSError):  # the older note stays, and claims less
-            os.pwrite(self._file, body + _CRC.pack(google_crc32c.value(body)), (self._count % 2) * _SLOT_BYTES)
+            os.pwrite(self._file, slot, (self._count % 2) * _SLOT_BYTES)
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+def make_note(path: Path) -> None:
+    """Makes a note that claims nothing, unless there is one already, and has it on disk: to be called before the
+    database is made."""
+    if read_note(path) is None:
+        path.write_bytes(bytes(_SLOT_BYTES) + _pack_slot(1, Note()))
+    for made in (path, path.parent):
+        _sync(made)
+
+
+def read_note(path: Path) -> Note | None:
+    """The newest whole note; None where there is none."""
+    return _read(path)[1]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def read_note(path: Path) -> Note:
-    """The newest whole note, or one that claims nothing."""
-    return _read(path)[1]
+def _pack_slot(count: int, note: Note) -> bytes:
+    body = _SLOT.pack(_MAGIC, count, note.wal, note.wal_bytes, note.manifest, note.manifest_bytes)
+    return body + _CRC.pack(google_crc32c.value(body))
 
 
-def _read(path: Path) -> tuple[int, Note]:
+def _read(path: Path) -> tuple[int, Note | None]:
+    """The newest whole slot's (counter, note)."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return 0, Note()
-    found = (0, Note())
+        return 0, None
+    found: tuple[int, Note | None] = (0, None)
     for at in (0, _SLOT_BYTES):
         body = data[at : at + _SLOT.size]
         crc = data[at + _SLOT.size : at + _SLOT.size + _CRC.size]
@@ -155,6 +176,4 @@ def _read(path: Path) -> tuple[int, Note]:
         magic, count, wal, wal_bytes, manifest, manifest_bytes = _SLOT.unpack(body)
         if magic == _MAGIC and count > found[0]:
             found = (count, Note(wal, wal_bytes, manifest, manifest_bytes))
-    if found[0] == 0 and data:
-        log.warning("%s is damaged and not believed", path)
     return found

@@ -14,7 +14,7 @@ import pytest
 from raftbroker.storage import open_store
 from tests.unit.storage.conftest import OPTIONS
 from tests.unit.storage.helpers import create
-from tests.unit.storage.test_damage import step_entry, step_write
+from tests.unit.storage.test_damage import age_note, step_entry, step_write
 
 ROUNDS = 6
 
@@ -65,7 +65,7 @@ def test_a_crash_right_after_recovery_is_not_taken_for_damage(noted: bool, tmp_p
     for _ in range(ROUNDS):
         subprocess.run([sys.executable, "-c", code], check=True)
         if not noted:
-            (tmp_path / "synced").unlink()
+            age_note(tmp_path)
     store, _ = open_store(tmp_path, OPTIONS)
     assert store.load(1).last_index == 3 * ROUNDS
     store.close()

@@ -1,7 +1,8 @@
 """Bits flipped and tails cut in every kind of file of a store whose rows were all synced.
 
 What must hold of each case: everything synced is there; or the store refuses to open and names a file; or reading
-raises Damaged. Never: a row that is missing or different without an error.
+raises Damaged, or closing, where nothing but a compaction has read the damaged bytes. Never: a row that is missing or
+different without an error.
 """
 
 import os
@@ -20,9 +21,10 @@ from consensus.model import Entry, HardState, Payload
 from consensus.store import Write
 from raftbroker.storage import LogStore, StorageOptions, StoreDamaged, open_store, payload_key
 from raftbroker.storage.frames import BLOCK_BYTES, read_frames
+from raftbroker.storage.watermark import make_note
 from tests.unit.storage.helpers import MEMBER, create, entry, frame
 
-OPTIONS = StorageOptions(reserve_bytes=0, ballast_bytes=0, memtable_bytes=512 << 10)
+OPTIONS = StorageOptions(reserve_bytes=0, ballast_bytes=0, memtable_bytes=128 << 10)
 GROUPS = (1, 2)
 STEPS = 120
 ALL = 1 << 30
@@ -114,13 +116,22 @@ def outcome(directory: Path, steps_min: int = STEPS) -> str:
     except StoreDamaged as error:
         named = str(directory) in str(error) and "rejoins as a learner" in str(error)
         return "refused" if named else f"refused without a way out: {error}"
+    found = "intact"
     try:
         verify(store, steps_min)
     except Damaged:
-        return "found on reading"
-    finally:
+        found = "found on reading"
+    try:
         store.close()
-    return "intact"
+    except Damaged:  # which tables are compacted, and when, differs from run to run
+        found = "found on closing" if found == "intact" else found
+    return found
+
+
+def age_note(directory: Path) -> None:
+    """Leaves a note older than anything in the database, older than a power loss could make it: it claims nothing."""
+    (directory / "synced").unlink()
+    make_note(directory / "synced")
 
 
 def damage(
@@ -169,35 +180,13 @@ def test_damage_is_never_silent(
         except Exception as error:
             raise AssertionError(f"case {number}: {done}") from error
         shutil.rmtree(directory)
-    assert set(counts) <= {"intact", "refused", "found on reading"}
+    assert set(counts) <= {"intact", "refused", "found on reading", "found on closing"}
     with capsys.disabled():
         sys.stdout.write(
             f"\n  {state} {kind}: {', '.join(f'{count} {name}' for name, count in sorted(counts.items()))}"
         )
     assert kind not in ("wal", "manifest") or counts["refused"] > 0
-    assert kind not in ("table", "blob") or counts["refused"] + counts["found on reading"] > counts["intact"]
-
-
-@pytest.mark.parametrize("kind", ["wal", "manifest"])
-def test_without_a_note_only_the_last_record_can_go(kind: str, killed: Path, tmp_path: Path) -> None:
-    """The note may be older than the files, as after a power loss. Then the last record of the write-ahead log can pass
-    for torn, and a write-ahead log cut in its middle for a shorter one (so it is only cut within its last record)."""
-    counts: Counter[str] = Counter()
-    for number in range(50):
-        seed = random.Random(f"no note {kind} {number}")
-        directory = tmp_path / "data"
-        shutil.copytree(killed, directory)
-        (directory / "synced").unlink()
-        path = (
-            sorted(directory.glob(KINDS[kind]))[-1] if number % 2 else seed.choice(sorted(directory.glob(KINDS[kind])))
-        )
-        done = damage(path, seed, ("flip",) if kind == "wal" else ("flip", "cut", "zero"))
-        try:
-            counts[outcome(directory, STEPS - 1)] += 1
-        except Exception as error:
-            raise AssertionError(f"case {number}: {done}") from error
-        shutil.rmtree(directory)
-    assert counts["refused"] > 30
+    assert kind not in ("table", "blob") or counts.total() - counts["intact"] > counts["intact"]
 
 
 @pytest.mark.parametrize("tail", ["half", "zeros", "garbage", "header", "wrong end"])
@@ -227,7 +216,7 @@ def test_a_torn_last_record_is_cut_off(tail: str, killed: Path, tmp_path: Path) 
 def test_a_torn_record_with_a_sound_one_behind_it_is_damage(killed: Path, tmp_path: Path) -> None:
     directory = tmp_path / "data"
     shutil.copytree(killed, directory)
-    (directory / "synced").unlink()
+    age_note(directory)
     with max(directory.glob(KINDS["wal"])).open("ab") as file:
         file.write(frame(1, b"x" * 100)[:-1] + b"y" + frame(1, b"z" * 100))
     with pytest.raises(StoreDamaged, match="a sound record behind it"):
