@@ -1,0 +1,14 @@
+"""The `groups` workload: consumer groups that commit. Judged as a log read by subscription, and by `log.groups`."""
+
+import msgspec
+
+from jepsen.checkers import log
+from jepsen.checkers.verdict import Findings, NotJudgeable, Rules
+from jepsen.history import History
+
+
+def check(history: History, rules: Rules) -> Findings:
+    """Raises NotJudgeable."""
+    if not any(op.f == "commit" and op.type == "ok" and "group" in op.extra for op in history.ops):
+        raise NotJudgeable("no :commit with a :group that ended ok: there is nothing to judge of groups")
+    return log.check(history, msgspec.structs.replace(rules, sub_via="subscribe"))
