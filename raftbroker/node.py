@@ -40,7 +40,7 @@ from consensus.transport import Peer, Transport
 from raftbroker.broker.broker import Broker
 from raftbroker.broker.context import CONTROL, BrokerOptions
 from raftbroker.config import KEYS, Config, Secret, Value, split_address
-from raftbroker.http import HttpOptions, ProcessUsage, make_app, make_runner
+from raftbroker.http import HttpOptions, Metric, ProcessUsage, make_app, make_runner
 from raftbroker.kafka.context import KafkaOptions, NodeConfig
 from raftbroker.kafka.server import KafkaListener
 from raftbroker.state.control import ControlMachine
@@ -216,6 +216,7 @@ class Node:
             wall=_wall,
             random=rng,
             process_usage=_usage,
+            more_metrics=self._kafka_metrics,
             base_url=f"http://{http.advertised}",
             body_bytes_max=http.body_bytes_max,
             requests_max=http.requests_max,
@@ -225,6 +226,9 @@ class Node:
         await self._runner.setup()
         host, port = split_address(http.listen)
         await web.TCPSite(self._runner, host, port).start()
+
+    def _kafka_metrics(self) -> list[Metric]:
+        return [] if self._kafka is None else [Metric(*family) for family in self._kafka.metrics()]
 
     async def _listen_kafka(self, broker: Broker, rng: random.Random) -> None:
         kafka = self.config.kafka

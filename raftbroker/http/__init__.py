@@ -5,6 +5,6 @@ It decodes, calls the broker, encodes; it has no rules of its own. `make_app` bu
 """
 
 from raftbroker.http.app import make_app, make_runner
-from raftbroker.http.options import HttpOptions, ProcessUsage
+from raftbroker.http.options import HttpOptions, Metric, ProcessUsage
 
-__all__ = ["HttpOptions", "ProcessUsage", "make_app", "make_runner"]
+__all__ = ["HttpOptions", "Metric", "ProcessUsage", "make_app", "make_runner"]

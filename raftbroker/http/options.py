@@ -6,8 +6,9 @@ loop. Every bound has a default that suits one small node.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,15 @@ class ProcessUsage:
     open_files: int | None = None
 
 
+class Metric(NamedTuple):
+    """A family of samples in Prometheus's sense: counter or gauge, each sample with its labels."""
+
+    name: str
+    kind: str
+    help: str
+    samples: Sequence[tuple[tuple[tuple[str, str], ...], float]]
+
+
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
     """Bounds and helpers of the HTTP front door. Sizes are in bytes, times in seconds unless the name says `_ms`."""
@@ -27,6 +37,8 @@ class HttpOptions:
     """Wall time in milliseconds since 1970."""
     random: random.Random
     process_usage: Callable[[], ProcessUsage] | None = None
+    more_metrics: Callable[[], Iterable[Metric]] = tuple
+    """What others on this node count, for `/metrics`."""
     base_url: str = ""
     """How clients reach this node, without a slash at the end: what links begin with. Empty: the Host header."""
     version: str = "0.1.0"

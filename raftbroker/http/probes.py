@@ -67,6 +67,8 @@ def metrics_text(front: Front) -> bytes:
     writer.gauge("raftbroker_ready", "1 when this node can serve.", float(front.broker.readiness().ready))
     _write_raft(writer, front.broker)
     _write_partitions(writer, front.broker)
+    for metric in front.options.more_metrics():
+        writer.family(*metric)
     usage = front.options.process_usage
     if usage is not None:
         now = usage()

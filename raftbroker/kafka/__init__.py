@@ -7,11 +7,14 @@ imported by the layers below.
 | --- | --- |
 | `server.py` | the listener: accepts, bounds what all connections hold together, stops in order |
 | `connection.py` | one connection: frames in, requests one after the other, answers in order, slow readers held back |
+| `budget.py` | the bytes that all connections may hold together |
 | `frames.py` | frames and the two headers |
 | `reader.py` | reads hostile bytes field by field within bounds |
 | `codec.py` | messages from kafka-python's definitions, read through `Reader` |
 | `definitions/` | messages that kafka-python lacks, in the same form |
 | `api.py` | what an API is, and what a handler is given and gives |
+| `context.py` | what all handlers share, and what the listener is told |
+| `metrics.py` | what is counted |
 | `errors.py` | Kafka's error codes, and what the broker's errors are in them |
 | `handlers/` | one file an API, and the table of them, from which ApiVersions is derived |
 

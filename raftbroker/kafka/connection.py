@@ -19,6 +19,7 @@ from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import BrokenFrame
 from raftbroker.kafka.frames import SIZE_BYTES, answer_head, frame_size, read_header
 from raftbroker.kafka.handlers.api_versions import unsupported
+from raftbroker.kafka.metrics import KafkaMetrics
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,7 @@ class Shared:
         self.connections: set[KafkaConnection] = set()
         self.empty = asyncio.Event()
         """Set when the last connection has gone."""
-        self.requests_served = 0
-        self.connections_refused = 0
-        """Beyond the bound on connections."""
-        self.connections_broken = 0
-        """Closed for what their clients sent."""
+        self.metrics = KafkaMetrics()
 
 
 class _Slot:
@@ -116,10 +113,11 @@ class KafkaConnection(asyncio.Protocol):
         self._who.peer = str(peer[0]) if isinstance(peer, tuple) and peer else "unknown"
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         if self._shared.context.stopping.is_set() or len(self._shared.connections) >= self._options.connections_max:
-            self._shared.connections_refused += 1
+            self._shared.metrics.connections_refused += 1
             self._closed = True
             transport.close()
             return
+        self._shared.metrics.connections_made += 1
         self._shared.connections.add(self)
         self._shared.empty.clear()
 
@@ -161,6 +159,7 @@ class KafkaConnection(asyncio.Protocol):
         """Ends it without sending what waits for its client."""
         if self._transport is not None and not self._closed:
             self._closed = True
+            self._shared.metrics.connections_cut += 1
             log.warning("%r is cut off: %s", self, reason)
             self._transport.abort()
 
@@ -280,7 +279,7 @@ class KafkaConnection(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def _broken(self, error: BrokenFrame) -> None:
-        self._shared.connections_broken += 1
+        self._shared.metrics.connections_broken += 1
         self.close(f"{error}")
 
     # --- serving --------------------------------------------------------------------------------------------
@@ -335,8 +334,7 @@ class KafkaConnection(asyncio.Protocol):
     async def _answer(self, frame: memoryview, slot: _Slot) -> None:
         shared = self._shared
         header = read_header(frame, shared.apis)
-        api = header.api
-        shared.requests_served += 1
+        api, began = header.api, self._loop.time()
         if api is None:
             body = unsupported(shared.context.served)
         else:
@@ -351,11 +349,14 @@ class KafkaConnection(asyncio.Protocol):
             )
             answer = await self._handle(api, request)
             if answer is None:
+                shared.metrics.done(api.name, self._loop.time() - began, slot.bytes, 0)
                 return
             body = api.codec.encode(answer, header.version)
         body_bytes = sum(map(len, body))
         slot.parts = (answer_head(header, body_bytes), *body)
         self._written += body_bytes
+        if api is not None:
+            shared.metrics.done(api.name, self._loop.time() - began, slot.bytes, body_bytes)
 
     async def _handle(self, api: Api[Any, Any], request: Request[Any]) -> object:
         if not api.abandon:

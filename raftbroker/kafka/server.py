@@ -6,7 +6,7 @@ The socket is made by whoever composes the node; `connect` is the protocol facto
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raftbroker.broker.broker import Broker
@@ -14,6 +14,7 @@ from raftbroker.kafka.api import Api
 from raftbroker.kafka.connection import KafkaConnection, Shared
 from raftbroker.kafka.context import KafkaContext, KafkaOptions
 from raftbroker.kafka.handlers import APIS, served
+from raftbroker.kafka.metrics import Metric
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,17 @@ class KafkaListener:
         now = self._loop.time()
         for connection in list(self.shared.connections):
             connection.check(now)
-        refused = self.shared.connections_refused
+        refused = self.shared.metrics.connections_refused
         if refused > self._refused_told:
             most = self.shared.context.options.connections_max
             log.warning("%d connections refused: %d are open (connections_max)", refused - self._refused_told, most)
             self._refused_told = refused
         self._watch = self._loop.call_later(CHECK_SECONDS, self._check)
+
+    def metrics(self) -> Iterable[Metric]:
+        """What has been counted, and what is held now."""
+        shared = self.shared
+        return shared.metrics.families(len(shared.connections), shared.requests.used, shared.answers.used)
 
     async def stop(self) -> None:
         """Begins nothing more; what is under way has `stop_timeout` seconds to be answered. The socket must have been

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import urllib.request
 import uuid
 from typing import Any
 
@@ -483,3 +484,20 @@ def test_any_sound_request_is_answered(wire: Wire, key: int) -> None:
         for seed in range(8):
             request = sample(random.Random(seed), MESSAGES[key, True], version)
             assert wire.ask(request, version) is not None
+
+
+def test_what_was_served_is_counted(wire: Wire, node: Node, name: str) -> None:
+    def counted() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://{node.config.http.listen}/metrics", timeout=20) as answer:
+            lines = answer.read().decode().splitlines()
+        return {key: float(value) for key, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
+
+    before = counted()
+    for _ in range(3):
+        metadata(wire, name)
+    after = counted()
+    requests = 'raftbroker_kafka_requests_total{api="Metadata"}'
+    assert after[requests] - before.get(requests, 0) == 3
+    assert after["raftbroker_kafka_answer_bytes_total"] > before["raftbroker_kafka_answer_bytes_total"]
+    assert after["raftbroker_kafka_connections"] >= 1
+    assert after['raftbroker_kafka_held_bytes{what="requests"}'] == 0

@@ -189,7 +189,7 @@ def test_connections_beyond_the_bound_are_closed_and_the_others_are_not(run: Run
             assert await first.ask(ECHO, b"a") == b"a"
             assert await second.ask(ECHO, b"b") == b"b"
             assert await (await opened.client()).closed() == b""
-            assert opened.listener.shared.connections_refused == 1
+            assert opened.listener.shared.metrics.connections_refused == 1
             assert await first.ask(ECHO, b"c") == b"c"
             first.close()
             second.close()
