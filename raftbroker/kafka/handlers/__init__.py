@@ -29,6 +29,7 @@ from raftbroker.kafka.handlers import (
     metadata,
     offset_for_leader_epoch,
     produce,
+    txn_offset_commit,
 )
 
 APIS: Mapping[int, Api[Any, Any]] = {
@@ -47,6 +48,7 @@ APIS: Mapping[int, Api[Any, Any]] = {
         add_partitions_to_txn.API,  # 24
         add_offsets_to_txn.API,  # 25
         end_txn.API,  # 26
+        txn_offset_commit.API,  # 28
         describe_configs.API,  # 32
         alter_configs.API,  # 33
         describe_log_dirs.API,  # 35

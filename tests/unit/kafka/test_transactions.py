@@ -10,6 +10,8 @@ import pytest
 from kafka.protocol import admin, producer
 
 from raftbroker.kafka.errors import ErrorCode
+from raftbroker.state.groups.ops import PartitionName
+from raftbroker.state.groups.terms import GroupError
 from tests.unit.broker.nodes import until
 from tests.unit.broker.producers import transactional
 from tests.unit.kafka.served import RESPONSES, Client, Served, served
@@ -18,6 +20,7 @@ NAMES = (
     ("AddPartitionsToTxn", producer),
     ("AddOffsetsToTxn", producer),
     ("EndTxn", producer),
+    ("TxnOffsetCommit", producer),
     ("DescribeProducers", admin),
     ("DescribeTransactions", admin),
     ("ListTransactions", admin),
@@ -65,6 +68,33 @@ class Transactor:
             for topic in answer.results_by_topic_v3_and_below
             for one in topic.results_by_partition
         }
+
+    async def commit_offsets(
+        self, group: str, *offsets: tuple[str, int, int], version: int = 3, **fields: Any
+    ) -> list[int]:
+        kind = producer.TxnOffsetCommitRequest
+        topic = kind.TxnOffsetCommitRequestTopic
+        asked = [
+            topic(
+                name=name,
+                partitions=[
+                    topic.TxnOffsetCommitRequestPartition(
+                        partition_index=number,
+                        committed_offset=offset,
+                        committed_leader_epoch=3,
+                        committed_metadata="noted",
+                    )
+                ],
+            )
+            for name, number, offset in offsets
+        ]
+        given: dict[str, Any] = {"generation_id": -1, "member_id": "", "group_instance_id": None}
+        answer = await self.client.ask(kind(**self.ids, group_id=group, topics=asked, **given | fields), version)
+        return [one.error_code for topic in answer.topics for one in topic.partitions]
+
+    async def add_group(self, group: str, *, version: int = 3) -> int:
+        request = producer.AddOffsetsToTxnRequest(**self.ids, group_id=group)
+        return int((await self.client.ask(request, version)).error_code)
 
     async def end(self, *, commit: bool, version: int = 3) -> int:
         answer = await self.client.ask(producer.EndTxnRequest(**self.ids, committed=commit), version)
@@ -171,6 +201,57 @@ def test_what_comes_behind_a_batch_that_was_refused_is_refused_too(tmp_path: Pat
         assert await one.send("t", 0, b"second") == 0
 
     run(tmp_path, body)
+
+
+@pytest.mark.parametrize("version", range(4))
+def test_offsets_count_once_the_transaction_is_committed(tmp_path: Path, version: int) -> None:
+    async def body(node: Served, client: Client) -> None:
+        one = Transactor(client)
+        await one.init()
+
+        async def committed() -> dict[tuple[str, int], tuple[int, str]]:
+            answer = await node.broker.consumer_groups.offsets("g")
+            return {(one.topic, one.partition): (one.offset, one.metadata) for one in answer.offsets}
+
+        for number, commit in ((1, True), (2, False), (3, True)):
+            assert await one.commit_offsets("g", ("t", 0, 9), version=version) == [ErrorCode.INVALID_TXN_STATE]
+            assert await one.add_group("g", version=version) == 0
+            assert await one.commit_offsets("h", ("t", 0, 9), version=version) == [ErrorCode.INVALID_TXN_STATE]
+            offsets = ("t", 0, 10 * number), ("t", 1, number), ("missing", 0, 5)
+            expected = [0, 0, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+            assert await one.commit_offsets("g", *offsets, version=version) == expected
+            answer = await node.broker.consumer_groups.offsets("g", [PartitionName("t", 0)], stable=True)
+            assert [one.error for one in answer.offsets] == [GroupError.UNSTABLE_OFFSET_COMMIT]
+            before = await committed()
+            assert before.get(("t", 0)) == (None if number == 1 else (10, "noted"))
+            assert await one.end(commit=commit, version=version) == 0
+            await completed(node)
+            last = 1 if number == 2 else number
+            assert await committed() == {("t", 0): (10 * last, "noted"), ("t", 1): (last, "noted")}
+        one.epoch += 1
+        assert await one.commit_offsets("g", ("t", 0, 9), version=version) == [ErrorCode.INVALID_PRODUCER_EPOCH]
+        assert await one.commit_offsets("", ("t", 0, 9), version=version) == [ErrorCode.INVALID_GROUP_ID]
+
+    run(tmp_path, body)
+
+
+def test_a_consumer_that_is_no_member_any_more_commits_nothing(tmp_path: Path) -> None:
+    async def body(node: Served, client: Client) -> None:
+        one = Transactor(client)
+        await one.init()
+        await one.add_group("g")
+        fields = {"generation_id": 4, "member_id": "gone"}
+        assert await one.commit_offsets("g", ("t", 0, 9), **fields) == [ErrorCode.ILLEGAL_GENERATION]
+
+    run(tmp_path, body)
+
+
+async def completed(node: Served) -> None:
+    async def complete() -> bool:
+        view = await node.broker.transactions.describe("tx", timeout=5.0)
+        return view.state.title.startswith("Complete")
+
+    await until(complete)
 
 
 def test_tools_see_transactions_and_producers(tmp_path: Path) -> None:
