@@ -166,7 +166,9 @@ class Elector:
         if self._engine.state == seams.LEADER:
             self._quorum_due = now + self._timing.heartbeat
             heard = self._heard_since(now - self._timing.election_max)
-            if self.me not in self._voters and not self._majority(heard):
+            if self._majority(heard | {self.me}):
+                return
+            if self.me not in self._voters:
                 heard = set()  # It is being removed, and must not count itself, as pysyncobj does.
             self._engine.check_quorum(heard)
             self._settle()
@@ -199,9 +201,12 @@ class Elector:
         now = self._clock()
         known = self._engine.leader
         if term == self.term and known == src:
-            if now - self._leader_heard < self._timing.heartbeat / 4:
-                return  # Under load appends come by the thousand; the timer need not follow each.
-        elif term == self.term and known is not None:
+            # All that the engine would do is to draw its deadline anew; under load not even that need follow each.
+            if now - self._leader_heard >= self._timing.heartbeat / 4:
+                self._leader_heard = now
+                self._engine.deadline = self._draw_deadline()
+            return
+        if term == self.term and known is not None:
             raise InvariantBroken(f"group {self.group}: both {known} and {src} lead term {term}")
         self._leader_heard = now
         self._asking = None

@@ -197,7 +197,7 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     heartbeat_ms: Annotated[
         int, Key("How often a leader tells its followers that it is there, in milliseconds.", 10, 10_000)
-    ] = 100
+    ] = 200
     election_min_ms: Annotated[
         int,
         Key(
