@@ -78,7 +78,7 @@ class Retention:
 
     async def round(self) -> None:
         for number, group in list(self._context.host.groups.items()):
-            if number == CONTROL or not group.leading:
+            if self._context.machine(number) is None or not group.leading:
                 continue
             try:
                 await self._group(self._producer.writer(number))
