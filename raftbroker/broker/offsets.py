@@ -175,23 +175,30 @@ class Offsets:
     async def _newest(self, group: Group, machine: PartitionMachine, partition: int, end: int) -> PlacedOffset | None:
         """The first record with the greatest timestamp, below `end`."""
         segments = machine.segments(partition)
+        if not segments:
+            return None
         ends = [segment.base_offset for segment in segments[1:]] + [end]
-        best: tuple[BatchHeader, bytes, int] | None = None
+        best: tuple[int, BatchHeader, bytes, int] | None = None
         for segment, until in sorted(zip(segments, ends, strict=True), key=lambda one: -one[0].max_timestamp):
-            if best is not None and best[0].max_timestamp >= segment.max_timestamp:
+            if best is not None and best[0] >= segment.max_timestamp:
                 break
 
             def look(header: BatchHeader, batch: bytes, start: int) -> bool:
                 nonlocal best
-                if not header.control and (best is None or header.max_timestamp > best[0].max_timestamp):
-                    best = header, batch, start
+                if header.control:
+                    return False
+                newest = header.max_timestamp
+                if header.base_offset < start:  # it may be that of a record below the log start
+                    newest = newest_from(header, batch, start)
+                if best is None or newest > best[0]:
+                    best = newest, header, batch, start
                 return False
 
             await self._scan(group, machine, partition, segment.base_offset, min(until, end), look)
         if best is None:
             return None
-        header, batch, start = best
-        return next(iter(first_not_older(header, batch, header.max_timestamp, start)), None)
+        newest, header, batch, start = best
+        return next(iter(first_not_older(header, batch, newest, start)), None)
 
     async def _scan(
         self,
@@ -237,6 +244,15 @@ def first_not_older(header: BatchHeader, batch: bytes, timestamp: int, start: in
     if not young:
         return beginning
     return [PlacedOffset(one.offset, one.timestamp, epoch) for one in young if one.offset >= start][:1]
+
+
+def newest_from(header: BatchHeader, batch: bytes, start: int) -> int:
+    """The greatest timestamp of the batch's records from the log start on."""
+    try:
+        records = decode_batch(batch)
+    except BadBatch:
+        return header.max_timestamp
+    return max((record.timestamp for record in records if record.offset >= start), default=-1)
 
 
 def epoch_at(machine: PartitionMachine, partition: int, offset: int) -> int:
