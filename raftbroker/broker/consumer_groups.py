@@ -24,6 +24,7 @@ from raftbroker.broker.errors import (
     GroupRefused,
     InvalidRequest,
     NonEmptyGroup,
+    Unavailable,
     UnknownConsumerGroup,
     UnknownTopic,
 )
@@ -117,6 +118,13 @@ class ConsumerGroups:
             await self._shards.query(DescribeGroup(name), timeout)
             leader = self._shards.leader_of(name)
         return leader
+
+    def elected(self, name: str) -> bool:
+        """Whether this node has been elected to coordinate the group, ready or not."""
+        try:
+            return self._shards.leader_of(name) == self._context.me
+        except Unavailable:
+            return False
 
     def leads(self, name: str) -> bool:
         """Whether this node coordinates the group, and is ready to."""
@@ -227,6 +235,7 @@ class ConsumerGroups:
         group: str,
         *,
         member_id: str,
+        draws_id: bool = False,
         epoch: int,
         instance_id: str | None = None,
         rack_id: str | None = None,
@@ -240,7 +249,10 @@ class ConsumerGroups:
         timeout: float = 30.0,
         here_only: bool = False,
     ) -> ConsumerHeartbeatAnswer:
-        """None leaves a thing as it was. `owned` and the answer's assignment are by topic id (32 hex digits)."""
+        """None leaves a thing as it was. `owned` and the answer's assignment are by topic id (32 hex digits).
+        `draws_id`: a member that joins without an id is given one."""
+        if draws_id and not member_id and epoch == 0:
+            member_id = self._new_id(instance_id or client_id)
         error = self._check(group, member_id, instance_id)
         if error is not None:
             return ConsumerHeartbeatAnswer(error, "group, member or instance id is empty or too long")
