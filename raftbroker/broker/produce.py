@@ -2,7 +2,7 @@
 
 What makes an entry of batches, and when, is in `group_writer`. Here they are checked first: a batch is one sound v2
 batch with a right CRC, no larger and with no more records than allowed, whose header adds up and whose timestamps the
-topic takes. The records inside are not looked at; docs/decisions says why.
+topic takes. The records inside are not looked at (docs/decisions, 3).
 """
 
 import asyncio
