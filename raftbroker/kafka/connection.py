@@ -39,6 +39,8 @@ class Shared:
         self.requests = RequestBudget(options.request_bytes_max)
         self.answers = AnswerBudget(options.answer_bytes_max)
         self.connections: set[KafkaConnection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Those that serve requests, also of connections that have gone."""
         self.empty = asyncio.Event()
         """Set when the last connection has gone."""
         self.metrics = KafkaMetrics()
@@ -78,6 +80,7 @@ class KafkaConnection(asyncio.Protocol):
         """The client sends nothing more."""
         self._closed = False
         """It has been closed from here: nothing more is begun or sent."""
+        self._closed_at = 0.0
         self._incomplete_since: float | None = self._loop.time()
         """Since when a request is awaited that is not there whole; a new connection's first one counts."""
         self._active_at = self._loop.time()
@@ -87,7 +90,6 @@ class KafkaConnection(asyncio.Protocol):
         self._slots: deque[_Slot] = deque()
         """Requests begun, whose answers have not left, in their order."""
         self._turn_taken = False
-        self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Task[None]] = set()
         """Those that are of no use once the client has gone."""
         self._stopping = False
@@ -114,8 +116,7 @@ class KafkaConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         if self._shared.context.stopping.is_set() or len(self._shared.connections) >= self._options.connections_max:
             self._shared.metrics.connections_refused += 1
-            self._closed = True
-            transport.close()
+            self._close()
             return
         self._shared.metrics.connections_made += 1
         self._shared.connections.add(self)
@@ -151,38 +152,42 @@ class KafkaConnection(asyncio.Protocol):
     def close(self, reason: str) -> None:
         """Ends the connection for what its client did, with one line in the log."""
         if self._transport is not None and not self._closed:
-            self._closed = True
             log.warning("%r is closed: %s", self, reason)
+            self._close()
+
+    def _close(self) -> None:
+        """What has been sent still leaves, if its client takes it."""
+        self._closed, self._closed_at = True, self._loop.time()
+        if self._transport is not None:
             self._transport.close()
 
     def cut_off(self, reason: str) -> None:
         """Ends it without sending what waits for its client."""
         if self._transport is not None and not self._closed:
-            self._closed = True
             self._shared.metrics.connections_cut += 1
             log.warning("%r is cut off: %s", self, reason)
-            self._transport.abort()
+            self.abort()
 
     def stop(self) -> None:
         """The listener stops: begins no further request, and closes once those under way have been answered."""
         self._stopping = True
         self._close_if_done()
 
-    def end(self) -> list[asyncio.Task[None]]:
-        """Ends now; the tasks to wait for."""
-        self._closed = True
+    def abort(self) -> None:
+        """Ends it now. Requests under way go on: what they do is not undone by their client going away."""
+        self._closed, self._closed_at = True, self._loop.time()
         if self._transport is not None:
             self._transport.abort()
-        for task in self._tasks:
-            task.cancel()
-        return list(self._tasks)
 
     def check(self, now: float) -> None:
         """Called every second: closes what is idle, too slow to send or too slow to take."""
         options = self._options
-        if self._transport is None or self._closed:
+        if self._transport is None:
             return
-        if self._slow_since is not None:
+        if self._closed:
+            if now - self._closed_at > options.send_timeout:
+                self._transport.abort()
+        elif self._slow_since is not None:
             taken = self._written - self._transport.get_write_buffer_size()
             if taken > self._taken_when_slow:
                 self._slow_since, self._taken_when_slow = now, taken
@@ -193,8 +198,7 @@ class KafkaConnection(asyncio.Protocol):
                 self.close(f"a request was not there whole after {options.frame_timeout:g} s")
         elif not self.busy and now - self._active_at > options.idle_timeout:
             log.info("%r is closed: it was idle for %g s", self, options.idle_timeout)
-            self._closed = True
-            self._transport.close()
+            self._close()
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -222,6 +226,7 @@ class KafkaConnection(asyncio.Protocol):
             self._incomplete_since = self._active_at
         self._begin()
         self._read_on()
+        self._close_if_done()
 
     def _next_frame(self) -> bool:
         """Takes the next frame's length, and the frame if it is there. False: more has to come first."""
@@ -290,18 +295,18 @@ class KafkaConnection(asyncio.Protocol):
             return
         self._turn_taken = True
         task = self._loop.create_task(self._serve())
-        self._tasks.add(task)
+        self._shared.tasks.add(task)
         task.add_done_callback(self._task_done)
 
     def _may_begin(self) -> bool:
         return bool(self._frames) and self._slow_since is None and not self._stopping and not self._closed
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._shared.tasks.discard(task)
         self._waiting.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%r is closed: serving it failed", self, exc_info=error)
-            self.end()
+            self.abort()
         self._begin()  # what was cancelled has left the turn to the next
 
     async def _serve(self) -> None:
@@ -395,8 +400,8 @@ class KafkaConnection(asyncio.Protocol):
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        done = (self._ended or self._stopping) and not self._slots and (self._stopping or not self._frames)
-        if done and self._transport is not None:
+        ending = self._stopping or (self._ended and not self._frames and not self._admission)
+        if ending and not self._slots and self._transport is not None:
             self._transport.close()
 
     def pause_writing(self) -> None:

@@ -63,5 +63,9 @@ class KafkaListener:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.shared.context.options.stop_timeout):
                     await self.shared.empty.wait()
-        tasks = [task for connection in list(self.shared.connections) for task in connection.end()]
+        for connection in list(self.shared.connections):
+            connection.abort()
+        tasks = list(self.shared.tasks)
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -272,6 +272,28 @@ def test_who_takes_nothing_of_its_answers_is_cut_off_after_a_time(run: Run) -> N
     run(work())
 
 
+def test_who_is_closed_and_does_not_take_what_was_sent_is_cut_off_too(run: Run) -> None:
+    async def work() -> None:
+        async with door(send_timeout=5.0) as opened:
+            client = slow_client(opened)
+            client.sendall(frame(BIG, str(16 * MIB).encode()))
+            await opened.scene.until_begun(1)
+            (connection,) = opened.listener.shared.connections
+            connection.close("planted")
+            now = asyncio.get_running_loop().time()
+            connection.check(now + 4.0)
+            assert await (await opened.client()).ask(ECHO, b"ping") == b"ping"
+            assert connection in opened.listener.shared.connections
+            connection.check(now + 6.0)
+            async with asyncio.timeout(20):
+                while connection in opened.listener.shared.connections:  # noqa: ASYNC110 - it ends by itself
+                    await asyncio.sleep(0.001)
+            assert held(opened) == (0, 0)
+            client.close()
+
+    run(work())
+
+
 # --- time -------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +409,10 @@ def test_a_fault_of_ours_ends_its_connection_with_its_cause_in_the_log(
             await client.send(frame(PASS, b"under way"), frame(FAIL), frame(ECHO))
             assert await client.closed() == b""
             assert await other.ask(ECHO, b"b") == b"b"
+            assert len(opened.listener.shared.tasks) == 1  # what was under way is not given up
+            opened.scene.gates[b"under way"].set()
+            assert await other.ask(ECHO, b"c") == b"c"
+            assert not opened.listener.shared.tasks
             other.close()
             await opened.until_gone()
             assert held(opened) == (0, 0)
@@ -395,6 +421,24 @@ def test_a_fault_of_ours_ends_its_connection_with_its_cause_in_the_log(
     (line,) = caplog.records
     assert line.exc_info is not None
     assert str(line.exc_info[1]) == "planted"
+
+
+def test_who_ends_in_the_middle_of_a_frame_that_waited_for_room_is_closed(run: Run) -> None:
+    async def work() -> None:
+        async with door(request_bytes_max=4 * MIB) as opened:
+            first, second = await opened.client(), await opened.client()
+            large = b"x" * (2 * MIB)
+            await first.send(frame(GATE, large))
+            await opened.scene.until_begun(1)
+            second.writer.write(frame(ECHO, large)[:100])
+            second.writer.write_eof()
+            assert await (await opened.client()).ask(ECHO, b"ping") == b"ping"
+            opened.scene.gates[large].set()
+            assert (await first.answer())[1] == large
+            assert await second.closed() == b""
+            assert held(opened) == (0, 0)
+
+    run(work())
 
 
 # --- the end ----------------------------------------------------------------------------------------------
@@ -452,11 +496,14 @@ def test_stopping_answers_what_is_under_way_and_begins_nothing_more(run: Run) ->
 def test_stopping_does_not_wait_for_ever(run: Run) -> None:
     async def work() -> None:
         async with door(stop_timeout=0.05) as opened:
-            client = await opened.client()
+            client, gone = await opened.client(), await opened.client()
             await client.send(frame(GATE, b"never"))
-            await opened.scene.until_begun(1)
+            await gone.send(frame(GATE, b"never either"))
+            await opened.scene.until_begun(2)
+            gone.writer.transport.abort()
         assert await client.closed() == b""
         await opened.until_gone()
         assert held(opened) == (0, 0)
+        assert not opened.listener.shared.tasks
 
     run(work())
