@@ -161,10 +161,12 @@ def test_mutual_tls_serves_instead_of_a_secret(tmp_path: Path) -> None:
 
 def test_listeners_that_others_can_reach_are_told() -> None:
     sets = ["http.listen=0.0.0.0:8082", "http.advertised=broker:8082", f"peers.secret={LONG_SECRET}"]
+    sets += ["kafka.listen=0.0.0.0:9092", "kafka.advertised=broker:9092"]
     config = load(None, [*sets, "peers.listen=10.0.0.1:7082"], {})
     told = exposures(config)
-    assert len(told) == 2
+    assert len(told) == 3
     assert any("http.listen 0.0.0.0:8082" in sentence for sentence in told)
+    assert any("kafka.listen 0.0.0.0:9092" in sentence for sentence in told)
     assert not any("horse" in sentence for sentence in told)
 
 
