@@ -5,7 +5,8 @@ away needs a snapshot, the smallest memory tables, retention looked at every sec
 by itself is written down, and started again unless it refuses to start; one that the harness ended stays down until
 it is told.
 
-`FOLDER/node-i/` holds node.toml, data/, node.log and, for what `jepsen.node` is told and tells, disk/.
+`FOLDER/node-i/` holds node.toml, volume/data/, node.log and, for what `jepsen.node` is told and tells, disk/. A file
+system of its own may be mounted at volume/.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ READY_SECONDS = 60.0
 STOP_SECONDS = 25.0
 PAUSE_AFTER_DEATH_SECONDS = 0.5
 POLL_SECONDS = 0.05
+DEATHS_MAX = 4
+"""A node that ends so often while it is waited for will not come."""
 
 Config = dict[str, dict[str, object]]
 
@@ -86,8 +89,16 @@ class Node:
     watcher: asyncio.Task[None] | None = None
 
     @property
+    def volume(self) -> Path:
+        return self.folder / "volume"
+
+    @property
     def data(self) -> Path:
-        return self.folder / "data"
+        return self.volume / "data"
+
+    @property
+    def database(self) -> Path:
+        return self.data / "rocksdb"
 
     @property
     def disk(self) -> Path:
@@ -181,15 +192,21 @@ class Cluster:
         """Returns once the node takes clients, or has ended. Raises TimeoutError."""
         node = self.nodes[number]
         deadline = time.monotonic() + seconds
+        deaths = self._deaths(number)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
             while node.running or node.wanted:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                     async with session.get(f"{node.url}/readyz") as answer:
                         if answer.status == 200:
                             return
+                if self._deaths(number) - deaths >= DEATHS_MAX:
+                    raise TimeoutError(f"node {number} ends again and again: {last_line(node.log)}")
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"node {number} was not ready within {seconds:.0f} s: {last_line(node.log)}")
                 await asyncio.sleep(POLL_SECONDS)
+
+    def _deaths(self, number: int) -> int:
+        return sum(1 for ended in self.exits if ended.node == number)
 
     async def kill(self, number: int) -> None:
         """kill -9; returns once it is gone."""
@@ -220,8 +237,7 @@ class Cluster:
         """Empties the data directory of a node that is down."""
         node = self.nodes[number]
         assert not node.running, "a running node keeps its disk"
-        for path in node.data.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(node.data, ignore_errors=True)
 
     # --- inside ---------------------------------------------------------------------------------------------
 
@@ -229,8 +245,6 @@ class Cluster:
         host = self.network.host(number)
         peers_port, peers = self.network.peers_port(number)
         folder = self.folder / f"node-{number}"
-        for each in (folder, folder / "data", folder / "disk"):
-            each.mkdir(exist_ok=True)
         node = Node(
             number=number,
             folder=folder,
@@ -252,6 +266,8 @@ class Cluster:
         }
         node.config.setdefault("http", {})["listen"] = node.http
         node.config.setdefault("kafka", {})["listen"] = node.kafka
+        for each in (node.folder, node.volume, node.disk):
+            each.mkdir(exist_ok=True)
         (folder / "node.toml").write_text(as_toml(node.config))
         return node
 

@@ -1,0 +1,120 @@
+"""`python -m jepsen test|serve|report`: see `jepsen.__main__`, which knows them as its own."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jepsen.faults import FAULTS, chosen
+from jepsen.net import KINDS
+from jepsen.options import Options
+from jepsen.progress import Progress, tell
+from jepsen.runner import Run, run_test
+from jepsen.store import STORE
+from jepsen.workloads import WORKLOADS
+
+EXIT = {True: 0, False: 1, None: 2}
+FAULT_NAMES = ", ".join(FAULTS)
+
+
+def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """`name=TEMPLATE`, as often as given. Raises BadParameter."""
+    found = {}
+    for each in given or ():
+        name, equals, template = each.partition("=")
+        if not equals or not name or not template:
+            raise typer.BadParameter(f"{each!r} is not NAME=COMMAND", param_hint=option)
+        found[name] = template
+    return found
+
+
+def run_one(
+    workload: Annotated[str, typer.Option(help=f"What clients do: {', '.join(WORKLOADS)}.")] = "log",
+    nodes: Annotated[int, typer.Option(min=1, max=5, help="Nodes of the cluster that is started.")] = 3,
+    faults: Annotated[
+        str,
+        typer.Option(help=f"What is broken, by commas: {FAULT_NAMES}; or all, or none. kill:majority takes one form."),
+    ] = "all",
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds of load and faults; the last reads come on top.")
+    ] = 120,
+    rate: Annotated[float, typer.Option(min=0.1, help="Operations a second, of all workers together.")] = 200,
+    concurrency: Annotated[int, typer.Option(min=1, max=500, help="Workers, each with a client of its own.")] = 20,
+    seed: Annotated[int | None, typer.Option(help="Of what is done and broken. Drawn where it is not given.")] = None,
+    client: Annotated[str, typer.Option(help="Which clients: http, kafka or both.")] = "http",
+    net: Annotated[str, typer.Option(help=f"How nodes are cut off: {', '.join(KINDS)}.")] = "auto",
+    hold: Annotated[float, typer.Option(help="How long a fault holds, seconds on average.")] = 6.0,
+    quiet: Annotated[float, typer.Option(help="How long nothing is broken between faults, seconds on average.")] = 5.0,
+    plant: Annotated[str, typer.Option(help="Plants a bug into every node, to see that it is found.")] = "",
+    url: Annotated[
+        list[str] | None, typer.Option(help="Every node of a cluster that runs already, instead of one of our own.")
+    ] = None,
+    fault_command: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=COMMAND breaks a node of that cluster: {node}, {host} and {url} are filled in."),
+    ] = None,
+    heal_command: Annotated[list[str] | None, typer.Option(help="NAME=COMMAND heals it again.")] = None,
+    store: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = STORE,
+    name: Annotated[str, typer.Option(help="Of the test's folder.")] = "",
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="Keep the nodes' data, also of a valid run.")] = False,
+) -> None:
+    """Runs a cluster, breaks it, and judges it; exits with 0 if it was valid, 1 if not, 2 if that cannot be told."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    names = [each.strip() for each in faults.split(",") if each.strip()]
+    if workload not in WORKLOADS:
+        raise typer.BadParameter(f"there is no {workload!r}; there are {', '.join(WORKLOADS)}", param_hint="--workload")
+    try:
+        if not url:
+            chosen([each for each in names if each != "none"])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--faults") from error
+    options = Options(
+        workload=workload,
+        nodes=nodes,
+        faults=tuple(names),
+        time_limit=time_limit,
+        rate=rate,
+        concurrency=concurrency,
+        seed=secrets.randbits(32) if seed is None else seed,
+        client=client,
+        net=net,
+        hold=hold,
+        quiet=quiet,
+        store=store,
+        name=name,
+        plant=plant,
+        urls=tuple(each.rstrip("/") for each in url or ()),
+        fault_commands=_pairs(fault_command, "--fault-command"),
+        heal_commands=_pairs(heal_command, "--heal-command"),
+        keep_data=keep_data,
+    )
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        run = asyncio.run(_run(options, console))
+    except (ValueError, TimeoutError, OSError) as error:
+        console.print(f"[bold]could not run[/]: {error}")
+        sys.exit(2)
+    tell(run, console)
+    sys.exit(EXIT[run.results["valid"]])  # type: ignore[index]
+
+
+async def _run(options: Options, console: Console) -> Run:
+    progress = Progress(console)
+    following = asyncio.create_task(progress.follow())
+    try:
+        return await run_test(options, progress.show)
+    finally:
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the application."""
+    app.command("test")(run_one)

@@ -1,0 +1,8 @@
+"""What clients do to a cluster, by name: see each module's text."""
+
+from jepsen.workloads.base import Workload
+from jepsen.workloads.log import LogWorkload
+
+__all__ = ["WORKLOADS"]
+
+WORKLOADS: dict[str, type[Workload]] = {kind.name: kind for kind in (LogWorkload,)}
