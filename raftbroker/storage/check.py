@@ -11,7 +11,8 @@ without a word, as is what a file lost by being cut off between two records. Che
 - The write-ahead logs that are still needed are there: the oldest is the one that the MANIFEST says, the sequence
   numbers follow on one another, and the newest reaches as far as was noted. Only the very last record may be torn; it
   is cut off, so that RocksDB can be told to accept no imperfection at all.
-- Tables and blob files have the length that the MANIFEST says. Their blocks carry checksums, verified at every read.
+- Tables and blob files in use have the length that the MANIFEST says. Their blocks carry checksums, verified at every
+  read.
 
 A MANIFEST that lost its last edits betrays itself by which log is the oldest: those that a lost flush made obsolete are
 gone. Sequence numbers alone do not tell, because the newest log may be empty, and the tables of one column family run
@@ -113,16 +114,14 @@ def _check_manifest(directory: Path, current: Path, note: Note) -> tuple[Path, M
 
 
 def _check_sizes(directory: Path, manifest: Manifest) -> None:
-    for number, size in manifest.tables.items():
-        path = directory / f"{number:06}.sst"
+    sizes = {f"{number:06}.sst": table.size for number, table in manifest.tables.items()}
+    sizes |= {f"{number:06}.blob": manifest.blobs[number].size + _BLOB_FRAME_BYTES for number in manifest.live_blobs}
+    for name, size in sizes.items():
+        path = directory / name
         if not path.exists():
             raise FileDamaged(path, "it is missing")
         if path.stat().st_size != size:
             raise FileDamaged(path, f"it has {path.stat().st_size} bytes instead of {size}")
-    for number, size in manifest.blobs.items():
-        path = directory / f"{number:06}.blob"
-        if path.exists() and path.stat().st_size != size + _BLOB_FRAME_BYTES:
-            raise FileDamaged(path, f"it has {path.stat().st_size} bytes instead of {size + _BLOB_FRAME_BYTES}")
 
 
 def _needed_logs(directory: Path, oldest: int) -> Iterator[_Log]:

@@ -18,7 +18,20 @@ _IGNORABLE = 1 << 13
 """Fields with this bit are one length-prefixed string, and may be passed over."""
 
 _NUMBERS = {_PREVIOUS_LOG_NUMBER, _MAX_FAMILY, _ATOMIC_GROUP}
-_TABLE_FIELDS_END, _BLOB_FIELDS_END = 1, 0
+_TABLE_FIELDS_END, _TABLE_OLDEST_BLOB, _BLOB_FIELDS_END = 1, 4, 0
+
+
+class Table(msgspec.Struct):
+    size: int
+    oldest_blob: int = 0
+    """The lowest number of a blob file that it refers to, 0 where it refers to none."""
+
+
+class Blob(msgspec.Struct):
+    size: int
+    """Bytes of its values."""
+    live: int
+    """How many of its values no compaction has found unused."""
 
 
 class Manifest(msgspec.Struct):
@@ -34,15 +47,22 @@ class Manifest(msgspec.Struct):
     """The highest sequence number in any table."""
     next_file: int = 0
     """Files made after the last edit have this number or a higher one."""
-    tables: dict[int, int] = {}
-    """Number -> bytes of each live table file."""
-    blobs: dict[int, int] = {}
-    """Number -> bytes of values in each blob file ever added; some may be gone."""
+    tables: dict[int, Table] = {}
+    """By number, the live ones."""
+    blobs: dict[int, Blob] = {}
+    """By number, all that were ever added."""
 
     @property
     def oldest_log(self) -> int:
         """Write-ahead logs below this number are obsolete."""
         return max(self.min_log_number, min(self.log_numbers.values()))
+
+    @property
+    def live_blobs(self) -> set[int]:
+        """Numbers of those that RocksDB keeps: with values in use, and not older than any that a table refers to
+        (`VersionBuilder::SaveBlobFilesTo`)."""
+        oldest = min((table.oldest_blob for table in self.tables.values() if table.oldest_blob), default=None)
+        return {number for number, blob in self.blobs.items() if blob.live and oldest is not None and number >= oldest}
 
 
 class _Fields:
@@ -72,9 +92,11 @@ class _Fields:
         self._at += length
         return self._data[self._at - length : self._at]
 
-    def skip_fields(self, end: int) -> None:
-        while self.number() != end:
-            self.string()
+    def fields(self, end: int) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        while (tag := self.number()) != end:
+            found[tag] = self.string()
+        return found
 
 
 def read_manifest(path: Path, records: list[Record]) -> Manifest:
@@ -83,7 +105,7 @@ def read_manifest(path: Path, records: list[Record]) -> Manifest:
     for record in records:
         try:
             _take_edit(manifest, _Fields(record.body))
-        except (IndexError, ValueError) as error:
+        except (LookupError, ValueError) as error:
             raise FileDamaged(path, f"the edit at byte {record.start} does not decode ({error})") from error
     return manifest
 
@@ -123,20 +145,21 @@ def _take_file(manifest: Manifest, tag: int, fields: _Fields) -> None:
     elif tag == _NEW_FILE:
         fields.number()
         number = fields.number()
-        manifest.tables[number] = fields.number()
+        table = manifest.tables[number] = Table(fields.number())
         fields.string(), fields.string()
         fields.number(), fields.number()
-        fields.skip_fields(_TABLE_FIELDS_END)
+        blob = fields.fields(_TABLE_FIELDS_END).get(_TABLE_OLDEST_BLOB)
+        table.oldest_blob = 0 if blob is None else _Fields(blob).number()
     elif tag == _BLOB_FILE:
-        number = fields.number()
-        fields.number()
-        manifest.blobs[number] = fields.number()
+        number, live = fields.number(), fields.number()
+        manifest.blobs[number] = Blob(fields.number(), live)
         fields.string(), fields.string()
-        fields.skip_fields(_BLOB_FIELDS_END)
+        fields.fields(_BLOB_FIELDS_END)
     elif tag == _BLOB_GARBAGE:
-        for _ in range(3):
-            fields.number()
-        fields.skip_fields(_BLOB_FIELDS_END)
+        number, unused = fields.number(), fields.number()
+        fields.number()
+        manifest.blobs[number].live -= unused
+        fields.fields(_BLOB_FIELDS_END)
     elif tag == _COMPACT_CURSOR:
         fields.number(), fields.string()
     elif tag == _COMPARATOR or tag & _IGNORABLE:

@@ -1,4 +1,4 @@
-"""Every record of the MANIFEST and of each write-ahead log, lost to a cut or broken by a flipped bit, one at a time.
+"""Every record of the MANIFEST and of each log, one at a time, is where the file is cut off or has a flipped bit.
 
 The stores have flushed often, and each ends in another way, so that different files hold the last rows. With the note
 that they left, all rows are there or the store is refused. A power loss may leave an older note: to the newest
@@ -99,13 +99,15 @@ def records(path: Path) -> list[Record]:
     return found
 
 
-def damages(path: Path) -> Iterator[tuple[str, int]]:
+def damages(path: Path, note: str) -> Iterator[tuple[str, int]]:
     """("cut" or "flip", place)."""
     seed = random.Random(path.name)
     for record in records(path):
         yield "cut", record.start
-        yield "cut", seed.randrange(record.start + 1, record.end)
-        yield "flip", seed.randrange(record.start, record.end)
+        if note == "old":  # no other than a cut at the start, where the note tells how long the file was
+            yield "cut", seed.randrange(record.start + 1, record.end)
+        if path.suffix == ".log":
+            yield "flip", seed.randrange(record.start, record.end)
 
 
 def apply(path: Path, how: str, at: int) -> None:
@@ -130,7 +132,7 @@ def test_no_record_is_missed(store: Path, note: str, tmp_path: Path, monkeypatch
     counts: Counter[str] = Counter()
     directory = tmp_path / "data"
     for path in (manifest(store), *logs(store)):
-        for how, at in damages(path):
+        for how, at in damages(path, note):
             copy(store, directory)
             if note == "old":
                 age_note(directory)
@@ -152,7 +154,7 @@ def test_undamaged_it_is_intact(store: Path, note: str, tmp_path: Path, monkeypa
     assert outcome(tmp_path / "data") == "intact"
 
 
-@pytest.mark.parametrize("kind", ["*.log", "*.sst", "MANIFEST-*", "CURRENT"])
+@pytest.mark.parametrize("kind", ["*.log", "*.sst", "*.blob", "MANIFEST-*", "CURRENT"])
 def test_no_file_is_missed(store: Path, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_damage, "OPTIONS", OPTIONS)
     counts: Counter[str] = Counter()
