@@ -15,10 +15,9 @@ from raftbroker.state.groups import rows, views
 from raftbroker.state.groups.consumer import ConsumerGroup
 from raftbroker.state.groups.group import CONSUMER_PROTOCOL, Group
 from raftbroker.state.groups.rows import ClassicMember, ConsumerMember, GroupRow, Writer
-from raftbroker.state.groups.terms import EXPIRIES_MAX, GROUPS_MAX, GroupError, GroupType
+from raftbroker.state.groups.terms import EXPIRIES_MAX, GROUPS_MAX, IDLE_MS, GroupError, GroupType
 from raftbroker.state.groups.views import CommittedOffset
 from raftbroker.state.shard import Change, Op, Query
-
 
 CHANGED = "\0consumer groups"
 """This name is touched when members of any group have changed."""
@@ -257,6 +256,8 @@ class Groups:
 
     def _txn_end(self, op: asked.TxnOffsetsEnd, writer: Writer) -> asked.Done:
         group = self.groups.get(op.name)
+        if group is None:  # one is made to remember the end: an offset of the transaction may yet come
+            group = self._for(op.name, GroupType.CLASSIC, IDLE_MS, writer)
         if group is not None:
             group.offsets.end(op.producer_id, op.producer_epoch, op.commit, group.next_seq(), writer)
             group.committed(writer.time_ms, group.row.retain_ms)

@@ -218,6 +218,18 @@ def test_a_producer_that_was_fenced_adds_nothing_any_more(world: World) -> None:
     assert world.offset().offset == 7
 
 
+def test_an_offset_that_comes_after_its_transactions_end_is_refused_though_the_group_was_not_there(
+    world: World,
+) -> None:
+    world.do(end_op(commit=True, epoch=3))
+    assert world.do(txn_op(world, 5, epoch=2)).error is GroupError.INVALID_PRODUCER_EPOCH
+    assert world.do(txn_op(world, 5, epoch=4)) == asked.Committed()
+    world.do(end_op(commit=True, epoch=3))
+    assert world.offset().offset == -1
+    world.do(end_op(commit=True, epoch=5))
+    assert world.offset().offset == 5
+
+
 def test_the_later_of_two_commits_counts_whenever_the_transaction_ends(world: World) -> None:
     world.do(txn_op(world, 5))
     world.pass_ms(1)
