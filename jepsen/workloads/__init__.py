@@ -1,8 +1,10 @@
 """What clients do to a cluster, by name: see each module's text."""
 
 from jepsen.workloads.base import Workload
+from jepsen.workloads.churn import ChurnWorkload
 from jepsen.workloads.log import LogWorkload
+from jepsen.workloads.register import RegisterWorkload
 
 __all__ = ["WORKLOADS"]
 
-WORKLOADS: dict[str, type[Workload]] = {kind.name: kind for kind in (LogWorkload,)}
+WORKLOADS: dict[str, type[Workload]] = {kind.name: kind for kind in (LogWorkload, RegisterWorkload, ChurnWorkload)}

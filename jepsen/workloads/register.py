@@ -1,0 +1,104 @@
+"""`register`: every config of a topic is a register that clients read and write through any node, and must be
+linearizable.
+
+Only configs that change nothing in the broker are used. A few registers are busy at a time, each for a bounded number
+of operations, so that the checker's search stays small; then come the next ones. A register that was never set holds
+nil.
+"""
+
+import itertools
+from collections.abc import AsyncIterator
+from random import Random
+
+from jepsen.client import Http
+from jepsen.recorder import Op, Outcome
+from jepsen.workloads.base import Client, Setting, Workload
+
+TOPICS = 12
+CONFIGS = (
+    "delete.retention.ms",
+    "file.delete.delay.ms",
+    "flush.messages",
+    "flush.ms",
+    "index.interval.bytes",
+    "max.compaction.lag.ms",
+    "segment.bytes",
+    "segment.index.bytes",
+    "segment.ms",
+)
+BUSY = 4
+OPERATIONS = 80
+"""Of one register before the next one's turn comes."""
+VALUE_FIRST = 1000
+
+
+class RegisterWorkload(Workload):
+    """A key is topic * len(CONFIGS) + config."""
+
+    name = "register"
+    writes = ("write",)
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.keys = (0,)
+        self._values = itertools.count(VALUE_FIRST)
+        self._drawn = itertools.count()
+
+    @property
+    def remarks(self) -> list[str]:
+        return ["compare-and-set of topic configs: the admin API has none, so registers are only read and written"]
+
+    async def prepare(self, http: Http) -> None:
+        for topic in range(TOPICS):
+            await self.make_topic(http, topic_name(topic), 1)
+
+    def client(self, process: int, worker: int) -> "RegisterClient":
+        return RegisterClient(self.setting.urls, self.cluster_id, process)
+
+    def next(self, worker: int, random: Random) -> Op:
+        turn = next(self._drawn) // (OPERATIONS * BUSY)
+        key = (turn * BUSY + random.randrange(BUSY)) % (TOPICS * len(CONFIGS))
+        if random.random() < 0.5:
+            return Op("write", (key, next(self._values)), keys=(0,))
+        return Op("read", (key, None))
+
+    async def final(self, worker: int) -> AsyncIterator[Op]:
+        """Reads those registers that were busy last, through whatever node the client has."""
+        last = max(0, next(self._drawn) - 1) // (OPERATIONS * BUSY)
+        for key in range(last * BUSY, (last + 1) * BUSY):
+            yield Op("read", (key % (TOPICS * len(CONFIGS)), None))
+
+
+class RegisterClient(Client):
+    """Reads and writes through one node, until that one is away."""
+
+    def __init__(self, urls: list[str], cluster_id: str, process: int) -> None:
+        self._http = Http(urls, process)
+        self._base = f"/v3/clusters/{cluster_id}/topics"
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def invoke(self, op: Op) -> Outcome:
+        if op.f == "crash":
+            return Outcome("info")
+        assert isinstance(op.value, tuple)
+        key, value = op.value
+        topic, config = divmod(key, len(CONFIGS))
+        path = f"{self._base}/{topic_name(topic)}/configs/{CONFIGS[config]}"
+        if op.f == "write":
+            answer = await self._http.write("PUT", path, {"value": str(value)})
+            return answer if isinstance(answer, Outcome) else Outcome("ok")
+        answer = await self._http.read(path)
+        if isinstance(answer, Outcome):
+            return answer
+        match answer.decode():
+            case {"is_default": True}:
+                return Outcome("ok", (key, None))
+            case {"value": str(held)}:
+                return Outcome("ok", (key, int(held)))
+        return Outcome.failed(answer.problem)
+
+
+def topic_name(topic: int) -> str:
+    return f"register-{topic}"
