@@ -39,6 +39,7 @@ from consensus.tcp import PeerTls, TcpTransport
 from consensus.transport import Peer, Transport
 from raftbroker.broker.broker import Broker
 from raftbroker.broker.context import CONTROL, BrokerOptions
+from raftbroker.broker.group_options import GroupOptions
 from raftbroker.config import KEYS, Config, Secret, Value, split_address
 from raftbroker.http import HttpOptions, Metric, ProcessUsage, make_app, make_runner
 from raftbroker.kafka.context import KafkaOptions, NodeConfig
@@ -295,6 +296,7 @@ def _settings(config: Config) -> Settings:
             http=config.http.advertised,
             kafka=config.kafka.advertised,
             coordinator_shards=config.cluster.coordinator_shards,
+            groups=_group_options(config),
             default_partitions=log.default_partitions,
             default_replication_factor=log.default_replication_factor,
             topic_defaults={"retention.ms": str(log.retention_ms), "retention.bytes": str(log.retention_bytes)},
@@ -303,6 +305,19 @@ def _settings(config: Config) -> Settings:
         ),
         initial=initial,
         join=config.cluster.join,
+    )
+
+
+def _group_options(config: Config) -> GroupOptions:
+    groups = config.groups
+    return GroupOptions(
+        session_ms_min=groups.session_ms_min,
+        session_ms_max=groups.session_ms_max,
+        initial_rebalance_delay_ms=groups.initial_rebalance_delay_ms,
+        size_max=groups.size_max,
+        offsets_retain_ms=groups.offsets_retention_minutes * 60_000,
+        consumer_session_ms=groups.consumer_session_ms,
+        consumer_heartbeat_ms=groups.consumer_heartbeat_ms,
     )
 
 

@@ -50,10 +50,13 @@ from raftbroker.state.groups.ops import (
     Subscribe,
     SyncGroup,
 )
+from raftbroker.state.groups.rows import Assignment
 from raftbroker.state.groups.terms import GroupError, Phase
 
 log = logging.getLogger(__name__)
 
+UNSETTLED_MS = 1_000
+"""How soon a KIP-848 member that has or waits for something to do is to let itself be heard of again."""
 TARGET_SECONDS = 5.0
 """How long a member that joins or subscribes waits for its target; it is given at its next heartbeat else."""
 
@@ -221,19 +224,22 @@ class Coordination:
         )
         if group is not None and group.settled(op):
             member = group.members[request.member_id]
-            return self._beaten(request, member.epoch, member.assigned if _is_full(request) else None)
+            return self._beaten(group, request, member.epoch, member.assigned if _is_full(request) else None)
         outcome = await self._shards.submit_here(op, deadline - asyncio.get_running_loop().time())
         if outcome.error is not None:
             return ConsumerHeartbeatAnswer(outcome.error)
         shown = outcome.changed or _is_full(request) or request.epoch != outcome.epoch
-        return self._beaten(request, outcome.epoch, outcome.assigned if shown else None)
+        group = self._consumer(driver, request.group)
+        return self._beaten(group, request, outcome.epoch, outcome.assigned if shown else None)
 
     def _beaten(
-        self, request: ConsumerHeartbeatRequest, epoch: int, assignment: dict[str, tuple[int, ...]] | None
+        self, group: ConsumerGroup | None, request: ConsumerHeartbeatRequest, epoch: int, assignment: Assignment | None
     ) -> ConsumerHeartbeatAnswer:
-        return ConsumerHeartbeatAnswer(
-            None, "", request.member_id, epoch, self._options.consumer_heartbeat_ms, assignment
-        )
+        heartbeat_ms = self._options.consumer_heartbeat_ms
+        member = group.members.get(request.member_id) if group is not None else None
+        if group is not None and member is not None and not group.is_reconciled(member):
+            heartbeat_ms = min(heartbeat_ms, UNSETTLED_MS)
+        return ConsumerHeartbeatAnswer(None, "", request.member_id, epoch, heartbeat_ms, assignment)
 
     def _consumer(self, driver: GroupDriver, name: str) -> ConsumerGroup | None:
         group = driver.part.groups.get(name)

@@ -130,6 +130,17 @@ def _check_times(config: Config, settings: Settings) -> list[str]:
             f"{settings.where('raft.election_max_ms')}: {raft.election_max_ms} is too close to raft.election_min_ms"
             f" ({raft.election_min_ms}); make it at least 1.2 times as long, so that candidates do not tie"
         )
+    groups = config.groups
+    if groups.session_ms_max < groups.session_ms_min:
+        problems.append(
+            f"{settings.where('groups.session_ms_max')}: {groups.session_ms_max} is less than groups.session_ms_min"
+            f" ({groups.session_ms_min}); no member could join"
+        )
+    if groups.consumer_session_ms < 2 * groups.consumer_heartbeat_ms:
+        problems.append(
+            f"{settings.where('groups.consumer_session_ms')}: {groups.consumer_session_ms} is less than twice"
+            f" groups.consumer_heartbeat_ms ({groups.consumer_heartbeat_ms}); one late heartbeat would end a session"
+        )
     return problems
 
 

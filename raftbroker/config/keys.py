@@ -306,6 +306,61 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30_000
 
 
+class GroupsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Consumer groups, of Kafka clients and HTTP consumers alike. The same on every node."""
+
+    session_ms_min: Annotated[
+        int,
+        Key(
+            "The shortest session a member may ask for, in milliseconds: silent for longer, it is gone.",
+            100,
+            3_600_000,
+            kafka="group.min.session.timeout.ms",
+        ),
+    ] = 6_000
+    session_ms_max: Annotated[int, Key("The longest one.", 100, 86_400_000, kafka="group.max.session.timeout.ms")] = (
+        1_800_000
+    )
+    initial_rebalance_delay_ms: Annotated[
+        int,
+        Key(
+            "How long a group that was empty waits after each new member for another one, in milliseconds, so that a"
+            " group that starts is assigned once.",
+            0,
+            60_000,
+            kafka="group.initial.rebalance.delay.ms",
+        ),
+    ] = 500
+    size_max: Annotated[int, Key("Members of one group.", 1, 2_000, kafka="group.max.size")] = 1_000
+    offsets_retention_minutes: Annotated[
+        int,
+        Key(
+            "How long a group without members keeps its offsets after it was last used. Seven days.",
+            1,
+            52_560_000,
+            kafka="offsets.retention.minutes",
+        ),
+    ] = 10_080
+    consumer_session_ms: Annotated[
+        int,
+        Key(
+            "Members of the newer protocol (KIP-848): silent for longer, they are gone. In milliseconds.",
+            100,
+            3_600_000,
+            kafka="group.consumer.session.timeout.ms",
+        ),
+    ] = 45_000
+    consumer_heartbeat_ms: Annotated[
+        int,
+        Key(
+            "... and how often they are told to let themselves be heard of.",
+            50,
+            3_600_000,
+            kafka="group.consumer.heartbeat.interval.ms",
+        ),
+    ] = 5_000
+
+
 class LoggingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the node writes about itself, one event a line, on standard error."""
 
@@ -326,6 +381,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     raft: RaftConfig = RaftConfig()
     storage: StorageConfig = StorageConfig()
     log: LogConfig = LogConfig()
+    groups: GroupsConfig = GroupsConfig()
     logging: LoggingConfig = LoggingConfig()
 
 

@@ -7,7 +7,7 @@ from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.definitions.consumer_groups import ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse
 from raftbroker.kafka.errors import ErrorCode, message_of
-from raftbroker.kafka.handlers.group_forms import FAILURES, failure
+from raftbroker.kafka.handlers.group_forms import FAILURES, each, failure
 from raftbroker.kafka.ids import uuid_of
 from raftbroker.kafka.operations import GROUP_OPERATIONS, mask
 from raftbroker.state.groups.rows import Assignment as Assigned
@@ -29,7 +29,7 @@ async def handle(
 ) -> ConsumerGroupDescribeResponse:
     body = request.body
     names = (await context.broker.metadata(timeout=context.options.request_timeout)).names
-    groups = [await _describe(context, name, names) for name in body.group_ids]
+    groups = await each(body.group_ids, lambda name: _describe(context, name, names))
     for group in groups:
         group.authorized_operations = mask(GROUP_OPERATIONS) if body.include_authorized_operations else NO_OPERATIONS
     return ConsumerGroupDescribeResponse(throttle_time_ms=0, groups=groups)

@@ -5,28 +5,25 @@ from kafka.protocol.admin.groups import DeleteGroupsRequest, DeleteGroupsRespons
 from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
-from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.group_forms import FAILURES, code, failure
+from raftbroker.kafka.handlers.group_forms import FAILURES, code, each, failure
 
 Result = DeleteGroupsResponse.DeletableGroupResult
 
 
 async def handle(context: KafkaContext, request: Request[DeleteGroupsRequest]) -> DeleteGroupsResponse:
-    results = [
-        Result(group_id=name, error_code=await _delete(context, name))
-        for name in dict.fromkeys(request.body.groups_names)
-    ]
+    names = dict.fromkeys(request.body.groups_names)
+    results = await each(names, lambda name: _delete(context, name))
     return DeleteGroupsResponse(throttle_time_ms=0, results=results)
 
 
-async def _delete(context: KafkaContext, name: str) -> ErrorCode:
+async def _delete(context: KafkaContext, name: str) -> Result:
     try:
         error = await context.broker.consumer_groups.delete(
             name, timeout=context.options.request_timeout, here_only=True
         )
     except FAILURES as failed:
-        return failure(context, name, failed)
-    return code(error)
+        return Result(group_id=name, error_code=failure(context, name, failed))
+    return Result(group_id=name, error_code=code(error))
 
 
 API = Api(

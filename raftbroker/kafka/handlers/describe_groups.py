@@ -6,7 +6,7 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.group_forms import FAILURES, failure
+from raftbroker.kafka.handlers.group_forms import FAILURES, each, failure
 from raftbroker.kafka.operations import GROUP_OPERATIONS
 from raftbroker.state.groups.terms import GroupState, GroupType
 from raftbroker.state.groups.views import GroupView, MemberView
@@ -20,7 +20,7 @@ NOT_FOUND_FROM = 6
 
 async def handle(context: KafkaContext, request: Request[DescribeGroupsRequest]) -> DescribeGroupsResponse:
     body = request.body
-    groups = [await _describe(context, request.version, name) for name in body.groups]
+    groups = await each(body.groups, lambda name: _describe(context, request.version, name))
     if body.include_authorized_operations:
         for group in groups:
             group.authorized_operations = GROUP_OPERATIONS

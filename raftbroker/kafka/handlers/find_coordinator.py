@@ -9,7 +9,7 @@ from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.endpoints import Endpoint, endpoints
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.group_forms import FAILURES, failure
+from raftbroker.kafka.handlers.group_forms import FAILURES, each, failure
 
 Coordinator = FindCoordinatorResponse.Coordinator
 
@@ -26,7 +26,7 @@ async def handle(context: KafkaContext, request: Request[FindCoordinatorRequest]
     kind = body.key_type if request.version >= 1 else GROUP
     view = await context.broker.metadata(timeout=context.options.request_timeout)
     reachable = endpoints(context, view)
-    found = [await _find(context, key, kind, reachable) for key in keys]
+    found = await each(keys, lambda key: _find(context, key, kind, reachable))
     if many:
         return FindCoordinatorResponse(throttle_time_ms=0, coordinators=found)
     return FindCoordinatorResponse(

@@ -4,8 +4,10 @@ A client that is told NOT_COORDINATOR or COORDINATOR_NOT_AVAILABLE finds the coo
 That does no harm even if it was carried out: a member that joins, commits or leaves again is recognised.
 """
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
 
 from consensus.errors import ConsensusError, NotLeader
 from raftbroker.broker.errors import BrokerError, Internal, Rejected
@@ -14,6 +16,12 @@ from raftbroker.kafka.errors import ErrorCode, code_of
 from raftbroker.state.groups.terms import GroupError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+AT_ONCE = 16
+"""Of the groups that one request asks for."""
 
 FAILURES = (BrokerError, ConsensusError)
 """What kept a request from being decided."""
@@ -45,3 +53,18 @@ def failure(context: KafkaContext, group: str, error: Exception) -> ErrorCode:
 def host_of(peer: str) -> str:
     """A client's address as Kafka's tools show it."""
     return f"/{peer}"
+
+
+async def each(things: Iterable[T], work: Callable[[T], Awaitable[A]]) -> list[A]:
+    """What becomes of each, in their order; a few of them at a time. `work` answers for its own errors."""
+    waiting = list(enumerate(things))
+    waiting.reverse()
+    done: dict[int, A] = {}
+
+    async def some() -> None:
+        while waiting:
+            position, thing = waiting.pop()
+            done[position] = await work(thing)
+
+    await asyncio.gather(*(some() for _ in range(min(AT_ONCE, len(waiting)))))
+    return [done[position] for position in range(len(done))]

@@ -9,10 +9,11 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.group_forms import FAILURES, code, failure
+from raftbroker.kafka.handlers.group_forms import FAILURES, code, each, failure
 from raftbroker.state.groups.ops import PartitionName
 from raftbroker.state.groups.views import CommittedOffset
 
+Asked = OffsetFetchRequest.OffsetFetchRequestGroup
 OldTopic = OffsetFetchResponse.OffsetFetchResponseTopic
 OldPartition = OldTopic.OffsetFetchResponsePartition
 Group = OffsetFetchResponse.OffsetFetchResponseGroup
@@ -34,19 +35,17 @@ async def handle(context: KafkaContext, request: Request[OffsetFetchRequest]) ->
         names = None if body.topics is None else _names(body.topics)
         answer = await _fetch(context, body.group_id, names, stable)
         return _old(version, answer, names or [])
-    groups = []
-    for asked in body.groups:
+
+    async def fetch(asked: Asked) -> Group:
         names = None if asked.topics is None else _names(asked.topics)
         member_id, epoch = (asked.member_id, asked.member_epoch) if version >= MEMBER_FROM else (None, -1)
-        answer = await _fetch(context, asked.group_id, names, stable, member_id, epoch)
-        groups.append(_group(asked.group_id, answer))
-    return OffsetFetchResponse(throttle_time_ms=0, groups=groups)
+        return _group(asked.group_id, await _fetch(context, asked.group_id, names, stable, member_id, epoch))
+
+    return OffsetFetchResponse(throttle_time_ms=0, groups=await each(body.groups, fetch))
 
 
 def _names(
-    topics: Iterable[
-        OffsetFetchRequest.OffsetFetchRequestTopic | OffsetFetchRequest.OffsetFetchRequestGroup.OffsetFetchRequestTopics
-    ],
+    topics: Iterable[OffsetFetchRequest.OffsetFetchRequestTopic | Asked.OffsetFetchRequestTopics],
 ) -> list[PartitionName]:
     return [PartitionName(topic.name, number) for topic in topics for number in topic.partition_indexes]
 
