@@ -66,7 +66,8 @@ class ShardLeader:
         self._ops = 0
         self._flush_due = False
         self._outcomes: OrderedDict[int, list[Any]] = OrderedDict()
-        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiters: dict[str, dict[asyncio.Future[None], None]] = {}
+        """In the order in which they came: sets of futures have another one in every run."""
         self._waiters_count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -276,7 +277,7 @@ class ShardLeader:
             raise Throttled(f"{WAITERS_MAX} requests wait on this node already", retry_after_ms=1000)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._waiters.setdefault(name, set()).add(future)
+        self._waiters.setdefault(name, {})[future] = None
         self._waiters_count += 1
         timer = loop.call_at(deadline, _give_up, future)
         try:
@@ -288,7 +289,7 @@ class ShardLeader:
         finally:
             timer.cancel()
             self._waiters_count -= 1
-            self._waiters[name].discard(future)
+            self._waiters[name].pop(future, None)
             if not self._waiters[name]:
                 del self._waiters[name]
 

@@ -15,9 +15,10 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from .plants import PLANTS
-from .runner import Result, run_brokers, run_seed
+from .runner import Result, run_brokers, run_seed, run_transactions
 
 PROGRESS_SECONDS = 5.0
+RUNS = {"replicas": run_seed, "brokers": run_brokers, "transactions": run_transactions}
 
 
 def say(text: str) -> None:
@@ -25,30 +26,29 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def run_chunk(seeds: Sequence[int], voters: int, brokers: bool) -> list[Result]:
+def run_chunk(seeds: Sequence[int], voters: int, what: str) -> list[Result]:
     """A few runs in one worker. Errors travel as text: not every exception survives pickling."""
-    one = run_brokers if brokers else run_seed
-    results = [one(seed, voters) for seed in seeds]
+    results = [RUNS[what](seed, voters) for seed in seeds]
     for result in results:
         if result.error is not None:
             result.error = RuntimeError(f"{type(result.error).__name__}: {result.error}")
     return results
 
 
-def all_results(first: int, count: int, voters: int, jobs: int, brokers: bool) -> Iterator[Result]:
+def all_results(first: int, count: int, voters: int, jobs: int, what: str) -> Iterator[Result]:
     seeds = range(first, first + count)
     if jobs == 1:
         for seed in seeds:
-            yield from run_chunk([seed], voters, brokers)
+            yield from run_chunk([seed], voters, what)
         return
     chunks = [seeds[at : at + 8] for at in range(0, len(seeds), 8)]
     with ProcessPoolExecutor(jobs) as pool:
-        for results in pool.map(partial(run_chunk, voters=voters, brokers=brokers), chunks):
+        for results in pool.map(partial(run_chunk, voters=voters, what=what), chunks):
             yield from results
 
 
-def replay(seed: int, voters: int, trace: bool, plant: str | None, brokers: bool) -> int:
-    unbroken = partial(run_brokers if brokers else run_seed, voters=voters)
+def replay(seed: int, voters: int, trace: bool, plant: str | None, what: str) -> int:
+    unbroken = partial(RUNS[what], voters=voters)
     planted = PLANTS[plant].run if plant is not None else unbroken
     result = planted(seed, keep_trace=trace)
     for line in result.trace or ():
@@ -64,18 +64,18 @@ def counted(counts: Counter[str]) -> str:
     return ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
 
 
-def many(first: int, count: int, voters: int, jobs: int, brokers: bool) -> int:
+def many(first: int, count: int, voters: int, jobs: int, what: str) -> int:
     began = told = time.monotonic()
     failed: list[int] = []
     counts: Counter[str] = Counter()
     simulated = 0.0
-    for done, result in enumerate(all_results(first, count, voters, jobs, brokers), 1):
+    for done, result in enumerate(all_results(first, count, voters, jobs, what), 1):
         simulated += result.seconds
         counts.update(result.counts)
         if result.error is not None:
             failed.append(result.seed)
             say(f"seed {result.seed} FAILED: {result.error}")
-            which = f"{'--brokers ' if brokers else ''}--nodes {voters}"
+            which = f"{'' if what == 'replicas' else f'--{what} '}--nodes {voters}"
             say(f"    again: python -m tests.simulation {which} --replay {result.seed} --trace")
         now = time.monotonic()
         if now - told > PROGRESS_SECONDS:
@@ -93,15 +93,24 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many (200)")
     parser.add_argument("--first", type=int, default=0, help="the first one (0)")
     parser.add_argument("--nodes", type=int, default=3, help="voters: 1, 3 or 5 (3)")
-    parser.add_argument("--brokers", action="store_true", help="whole nodes, with topics and reads through any node")
+    whole = parser.add_mutually_exclusive_group()
+    for what, says in (("brokers", "topics and reads through any node"), ("transactions", "transactions")):
+        whole.add_argument(
+            f"--{what}",
+            dest="what",
+            action="store_const",
+            const=what,
+            default="replicas",
+            help=f"whole nodes, with {says}",
+        )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes (one per core)")
     parser.add_argument("--replay", type=int, metavar="SEED", help="run this seed alone")
     parser.add_argument("--trace", action="store_true", help="with --replay: print every message and fault")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="with --replay: with this bug planted")
     options = parser.parse_args()
     if options.replay is not None:
-        return replay(options.replay, options.nodes, options.trace, options.plant, options.brokers)
-    return many(options.first, options.seeds, options.nodes, options.jobs, options.brokers)
+        return replay(options.replay, options.nodes, options.trace, options.plant, options.what)
+    return many(options.first, options.seeds, options.nodes, options.jobs, options.what)
 
 
 if __name__ == "__main__":

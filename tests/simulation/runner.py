@@ -13,6 +13,7 @@ from .cluster import Cluster, Plan
 from .lives import Lives
 from .loop import VirtualLoop, run_simulation
 from .nemesis import Nemesis
+from .transactions import TransactionCluster, transactions_script
 
 Script = Callable[[Cluster], Coroutine[Any, Any, None]]
 
@@ -136,6 +137,17 @@ def run_brokers(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Resu
         await cluster.verify()
 
     return _judged(seed, lambda loop: BrokerCluster(loop, str(seed), plan, keep_trace), script)
+
+
+def run_transactions(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
+    """Whole nodes under the same faults, with transactions over several partitions and consumer groups."""
+    quiet()
+    plan = Plan.draw(Random(f"{seed}/plan"), voters)
+
+    async def script(cluster: TransactionCluster) -> None:
+        await transactions_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
+
+    return _judged(seed, lambda loop: TransactionCluster(loop, str(seed), plan, keep_trace), script)
 
 
 def quiet() -> None:
