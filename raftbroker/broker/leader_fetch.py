@@ -1,8 +1,8 @@
 """Kafka's fetch: many partitions in one request, on the node that leads them, nothing passed on.
 
-Fair: each request begins with another of its partitions, so that none starves where the answer cannot hold all. The
-first batch found is given however large it is, or a reader could not get past it; else the bounds hold: those of each
-partition and of the whole.
+Fair: each request begins with one of its partitions drawn at random, so that none starves where the answer cannot hold
+all. The first batch found is given however large it is, or a reader could not get past it; else the bounds hold: those
+of each partition and of the whole.
 
 A request that finds too little waits for all its partitions at once and goes on from where it has got to, so that no
 byte is read twice. What is applied wakes it, nothing polls.
@@ -77,7 +77,6 @@ class LeaderFetch:
         self._leading = leading
         self._waiters = waiters
         self._reads = reads
-        self._turn = 0
 
     async def fetch(
         self, wanted: Sequence[Wanted], *, bytes_max: int, bytes_min: int, wait: float, committed: bool
@@ -88,9 +87,8 @@ class LeaderFetch:
             wanted,
             max(1, min(bytes_max, options.fetch_bytes_max)),
             committed,
-            self._turn,
+            self._context.random.randrange(len(wanted)) if wanted else 0,
         )
-        self._turn += 1
         self._context.counters.fetch_requests += 1
         bytes_min = min(bytes_min, request.left)
         loop = asyncio.get_running_loop()
@@ -194,7 +192,7 @@ def _place(led: Led) -> tuple[int, PartitionMachine, int]:
 class _Request:
     """One fetch while it is put together."""
 
-    def __init__(self, wanted: Sequence[Wanted], bytes_max: int, committed: bool, turn: int) -> None:
+    def __init__(self, wanted: Sequence[Wanted], bytes_max: int, committed: bool, first: int) -> None:
         self.wanted = wanted
         self.committed = committed
         self.readings = [Reading() for _ in wanted]
@@ -202,7 +200,6 @@ class _Request:
         self.size = 0
         self.settled = False
         """An error is to be told at once."""
-        first = turn % len(wanted) if wanted else 0
         self.order = [*range(first, len(wanted)), *range(first)]
 
     def take(self, reading: Reading, batches: Sequence[bytes], room: int) -> None:

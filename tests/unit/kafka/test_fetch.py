@@ -104,10 +104,11 @@ def test_no_partition_starves(tmp_path: Path) -> None:
             client = await node.client()
             places = [("t", partition, 0) for partition in range(3)]
             got = [0, 0, 0]
-            for _ in range(6):
+            for _ in range(60):  # of which each has room for two batches
                 for one in await client.fetch(*places, bytes_max=2500):
                     got[one.partition_index] += len(batches_of(one))
-            assert got == [4, 4, 4]
+            assert sum(got) == 120
+            assert min(got) > 20
             (one,) = [
                 one for one in await client.fetch(*places, bytes_max=1) if one.records
             ]  # however little is asked for

@@ -178,6 +178,29 @@ def test_beyond_the_bytes_in_flight_batches_wait_in_their_order(tmp_path: Path) 
     asyncio.run(main())
 
 
+def test_what_follows_a_batch_that_met_a_full_disk_is_not_taken_before_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(tmp_path) as (node,):
+            await node.broker.create_topic("t", 1, 1)
+            client = await node.client()
+            store = node.node.store
+            reserve, store._reserve = store._reserve, 2 * store._engine.free_bytes()
+            store._measure(0)
+            for sequence in (0, 1):  # the partition does not know this producer: it would take any sequence
+                (answer,) = await client.produce(("t", 0, batch_of(b"%d" % sequence, producer=(7, 0, sequence))))
+                assert answer.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+            store._reserve = reserve
+            store._measure(0)
+            (answer,) = await client.produce(("t", 0, batch_of(b"2", producer=(7, 0, 2))))
+            assert answer.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+            for sequence in range(3):
+                (answer,) = await client.produce(("t", 0, batch_of(b"%d" % sequence, producer=(7, 0, sequence))))
+                assert (answer.error_code, answer.base_offset) == (0, sequence)
+            assert await values(client, "t", 0) == [b"0", b"1", b"2"]
+
+    asyncio.run(main())
+
+
 def test_the_wrong_node_says_who_leads(tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path, 3) as nodes:
