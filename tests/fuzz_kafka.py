@@ -139,18 +139,20 @@ class Report:
 def run(frames: int, seed: int) -> Report:
     rng = random.Random(seed)
     sound = [sound_frame(rng) for _ in range(min(SOUND_FRAMES, frames))]
+    for frame in sound:
+        read(frame)  # the first of each kind makes its reader
     report = Report()
     for number in range(frames):
         frame = rng.choice(sound)
         if number % 10:
             frame = damage(rng, frame, rng.choice(sound))
-        began = time.perf_counter()
+        began = time.thread_time()  # of the processor: others run on this machine as well
         try:
             outcome = read(frame)
         except BaseException:
             sys.stderr.write(f"seed {seed}, frame {number}: {frame.hex()}\n")
             raise
-        took = time.perf_counter() - began
+        took = time.thread_time() - began
         if not number % 10 and outcome != "read":
             raise AssertionError(f"seed {seed}, frame {number} is sound, but is {outcome}: {frame.hex()}")
         report.outcomes[outcome] += 1
@@ -171,7 +173,7 @@ def main() -> int:
     counts = ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common())
     sys.stdout.write(
         f"{options.frames} frames ({report.bytes >> 20} MiB, seed {options.seed}) in {took:.0f} s: {counts}.\n"
-        f"The slowest took {1000 * report.slowest_seconds:.1f} ms ({report.slowest_bytes} bytes).\n"
+        f"The slowest took {1000 * report.slowest_seconds:.1f} ms of the processor ({report.slowest_bytes} bytes).\n"
     )
     return 0
 

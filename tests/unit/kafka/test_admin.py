@@ -28,8 +28,7 @@ from tests.unit.kafka.conftest import Wire
 from tests.unit.kafka.samples import MESSAGES, sample
 
 TOPIC, BROKER = 2, 4
-OURS = (3, 18, 19, 20, 21, 32, 33, 35, 37, 43, 44, 60)
-"""The administrative half; what else is served has tests of its own."""
+PRODUCE = 0
 
 
 def versions(key: int) -> Any:
@@ -476,12 +475,12 @@ def test_the_preferred_leader_is_elected(wire: Wire, name: str, version: int) ->
         assert unclean.replica_election_results[0].partition_result[0].error_code == ErrorCode.ELECTION_NOT_NEEDED
 
 
-@pytest.mark.parametrize("key", OURS)
+@pytest.mark.parametrize("key", sorted(set(APIS) - {PRODUCE}))
 def test_any_sound_request_is_answered(wire: Wire, key: int) -> None:
-    """Whatever stands in it: nothing that a client can say is a fault of ours."""
+    """Whatever stands in it: nothing that a client can say is a fault of ours. (Produce without acks has no answer.)"""
     api = APIS[key]
     for version in range(api.min_version, api.max_version + 1):
-        for seed in range(8):
+        for seed in range(4):
             request = sample(random.Random(seed), MESSAGES[key, True], version)
             assert wire.ask(request, version) is not None
 
