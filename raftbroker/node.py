@@ -297,6 +297,8 @@ def _settings(config: Config) -> Settings:
             kafka=config.kafka.advertised,
             coordinator_shards=config.cluster.coordinator_shards,
             groups=_group_options(config),
+            transaction_timeout_ms_max=config.transactions.timeout_ms_max,
+            transactional_id_retain_ms=config.transactions.id_expiration_ms,
             default_partitions=log.default_partitions,
             default_replication_factor=log.default_replication_factor,
             topic_defaults={"retention.ms": str(log.retention_ms), "retention.bytes": str(log.retention_bytes)},

@@ -361,6 +361,30 @@ class GroupsConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 5_000
 
 
+class TransactionsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Transactions of Kafka clients. The same on every node."""
+
+    timeout_ms_max: Annotated[
+        int,
+        Key(
+            "The longest time-out that a transactional producer may ask for, in milliseconds. A transaction that is"
+            " open for longer than its producer said is aborted.",
+            1_000,
+            86_400_000,
+            kafka="transaction.max.timeout.ms",
+        ),
+    ] = 900_000
+    id_expiration_ms: Annotated[
+        int,
+        Key(
+            "How long a transactional id that is not used is remembered, in milliseconds. Seven days.",
+            60_000,
+            31_536_000_000,
+            kafka="transactional.id.expiration.ms",
+        ),
+    ] = 604_800_000
+
+
 class LoggingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the node writes about itself, one event a line, on standard error."""
 
@@ -382,6 +406,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     storage: StorageConfig = StorageConfig()
     log: LogConfig = LogConfig()
     groups: GroupsConfig = GroupsConfig()
+    transactions: TransactionsConfig = TransactionsConfig()
     logging: LoggingConfig = LoggingConfig()
 
 
