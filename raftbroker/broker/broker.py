@@ -22,6 +22,7 @@ from raftbroker.broker.consumer_groups import ConsumerGroups
 from raftbroker.broker.context import CONTROL, BrokerOptions, Context
 from raftbroker.broker.controller import Controller
 from raftbroker.broker.fetch import Fetcher
+from raftbroker.broker.group_positions import GroupPositions
 from raftbroker.broker.groups import Replicas
 from raftbroker.broker.health import Health
 from raftbroker.broker.leader_fetch import LeaderFetch
@@ -97,6 +98,7 @@ class Broker:
         self.producer_ids = ProducerIds(context, self._router)
         self.transactions = Transactions(context, self._router, self.shards, leading, self._producer, self.producer_ids)
         self.consumer_groups = ConsumerGroups(context, self._router, self.shards, self._topics)
+        self.group_positions = GroupPositions(context, self.consumer_groups, self._topics, self._offsets)
         fetch = LeaderFetch(context, leading, self._waiters, self._reads)
         self.leader_side = LeaderSide(leading, self._producer, fetch, self._offsets)
         self._clocks = Clocks(context)
