@@ -20,7 +20,7 @@ from kafka.protocol.schemas.fields import ArrayField
 
 from raftbroker.kafka.api import Codec, Parts
 from raftbroker.kafka.errors import BrokenFrame
-from raftbroker.kafka.reader import Reader
+from raftbroker.kafka.reader import ELEMENTS_MAX, Reader
 
 Q = TypeVar("Q", bound="ApiMessage")
 R = TypeVar("R", bound="ApiMessage")
@@ -30,14 +30,17 @@ Read = Callable[[Reader], object]
 NEVER_FLEXIBLE = 1 << 15
 
 
-def messages(request: type[Q], response: type[R]) -> Codec[Q, R]:
-    """The codec of an API whose messages are these."""
+def messages(request: type[Q], response: type[R], *, elements_max: int = ELEMENTS_MAX) -> Codec[Q, R]:
+    """The codec of an API whose messages are these. A request lists at most `elements_max` things: where each costs
+    much to answer, say fewer."""
     assert request.json["flexibleVersions"] == response.json["flexibleVersions"], f"{request.name} and its answer"
     flexible = BaseField.parse_versions(request.json["flexibleVersions"])  # type: ignore[no-untyped-call]
     flexible_from = flexible[0] if flexible[0] >= 0 else NEVER_FLEXIBLE
 
     def decode(body: memoryview, version: int) -> Q:
-        return cast(Q, _message_reader(request, version, version >= flexible_from)(Reader(body)))
+        return cast(
+            Q, _message_reader(request, version, version >= flexible_from)(Reader(body, elements_max=elements_max))
+        )
 
     return Codec(flexible_from, decode, _encode)
 

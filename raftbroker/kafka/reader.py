@@ -29,13 +29,13 @@ _NO_UUID = bytes(16)
 class Reader:
     """`at` is the index of the next byte of `data`."""
 
-    __slots__ = ("at", "data", "end", "left")
+    __slots__ = ("at", "data", "elements_max", "end", "left")
 
     def __init__(self, data: memoryview, at: int = 0, *, elements_max: int = ELEMENTS_MAX) -> None:
         self.data = data
         self.at = at
         self.end = len(data)
-        self.left = elements_max
+        self.elements_max = self.left = elements_max
         """Array elements that this frame may still have."""
 
     # --- numbers --------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Reader:
         if not 0 <= count <= self.end - self.at:
             raise BrokenFrame(f"an array of {count} elements begins {self.end - self.at} bytes before the frame's end")
         if self.left < 0:
-            raise BrokenFrame(f"the request lists more than {ELEMENTS_MAX} things; ask in several requests")
+            raise BrokenFrame(f"the request lists more than {self.elements_max} things; ask in several requests")
         return count
 
     def count(self, compact: bool) -> int:
@@ -154,7 +154,7 @@ class Reader:
     def _tags(self, count: int, known: Callable[[int], Callable[["Reader"], None] | None] | None) -> None:
         self.left -= count
         if self.left < 0:
-            raise BrokenFrame(f"the request lists more than {ELEMENTS_MAX} things; ask in several requests")
+            raise BrokenFrame(f"the request lists more than {self.elements_max} things; ask in several requests")
         before = -1
         for _ in range(count):
             tag = self.uvarint()

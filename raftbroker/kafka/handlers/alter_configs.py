@@ -7,7 +7,7 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.common import Failure, each
+from raftbroker.kafka.handlers.common import LISTED_MAX, Failure, each
 from raftbroker.kafka.handlers.config_forms import change_topic, check_named_once, check_topic_resource
 
 Asked = AlterConfigsRequest.AlterConfigsResource
@@ -49,6 +49,6 @@ API = Api(
     name="AlterConfigs",
     min_version=0,
     max_version=2,
-    codec=messages(AlterConfigsRequest, AlterConfigsResponse),
+    codec=messages(AlterConfigsRequest, AlterConfigsResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

@@ -13,8 +13,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 A = TypeVar("A")
 
+LISTED_MAX = 10_000
+"""How many things an administrative request lists, all told; as many as a cluster has topics."""
 AT_ONCE = 16
 """Of the things that one request asks for."""
+OTHERS_EVERY = 50
+"""After so many things others have the loop, should none of them have had to wait for anything."""
 SECONDS_MIN, SECONDS_MAX = 1.0, 300.0
 
 
@@ -41,18 +45,22 @@ def seconds(timeout_ms: int) -> float:
 
 async def each(things: Iterable[T], work: Callable[[T], Awaitable[A]]) -> list[A | Failure]:
     """The result of each, or why there is none, in their order; a few of them at a time."""
-    turn = asyncio.Semaphore(AT_ONCE)
+    waiting = enumerate(things)
+    results: dict[int, A | Failure] = {}
 
-    async def one(thing: T) -> A | Failure:
-        async with turn:
+    async def worker() -> None:
+        for position, thing in waiting:
             try:
-                return await work(thing)
+                results[position] = await work(thing)
             except NotTaken as error:
-                return Failure(error.code, error.message)
+                results[position] = Failure(error.code, error.message)
             except BrokerError as error:
-                return failure(error)
+                results[position] = failure(error)
+            if position % OTHERS_EVERY == OTHERS_EVERY - 1:
+                await asyncio.sleep(0)
 
-    return await asyncio.gather(*(one(thing) for thing in things))
+    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
+    return [results[position] for position in range(len(results))]
 
 
 def failure(error: BrokerError) -> Failure:

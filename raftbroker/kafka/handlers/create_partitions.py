@@ -7,7 +7,7 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.common import Failure, NotTaken, each, seconds, twice
+from raftbroker.kafka.handlers.common import LISTED_MAX, Failure, NotTaken, each, seconds, twice
 
 Asked = CreatePartitionsRequest.CreatePartitionsTopic
 Result = CreatePartitionsResponse.CreatePartitionsTopicResult
@@ -49,6 +49,6 @@ API = Api(
     name="CreatePartitions",
     min_version=0,
     max_version=3,
-    codec=messages(CreatePartitionsRequest, CreatePartitionsResponse),
+    codec=messages(CreatePartitionsRequest, CreatePartitionsResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

@@ -8,7 +8,7 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.common import Failure, NotTaken, each, seconds, twice
+from raftbroker.kafka.handlers.common import LISTED_MAX, Failure, NotTaken, each, seconds, twice
 from raftbroker.kafka.handlers.config_forms import shown_value, source_of
 from raftbroker.kafka.ids import uuid_of
 
@@ -90,6 +90,6 @@ API = Api(
     name="CreateTopics",
     min_version=2,
     max_version=7,
-    codec=messages(CreateTopicsRequest, CreateTopicsResponse),
+    codec=messages(CreateTopicsRequest, CreateTopicsResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

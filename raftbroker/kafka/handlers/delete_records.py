@@ -6,7 +6,7 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.common import Failure, each, seconds
+from raftbroker.kafka.handlers.common import LISTED_MAX, Failure, each, seconds
 
 Topic = DeleteRecordsResponse.DeleteRecordsTopicResult
 Partition = Topic.DeleteRecordsPartitionResult
@@ -42,6 +42,6 @@ API = Api(
     name="DeleteRecords",
     min_version=0,
     max_version=2,
-    codec=messages(DeleteRecordsRequest, DeleteRecordsResponse),
+    codec=messages(DeleteRecordsRequest, DeleteRecordsResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

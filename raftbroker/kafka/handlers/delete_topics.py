@@ -7,7 +7,7 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.common import Failure, each, seconds
+from raftbroker.kafka.handlers.common import LISTED_MAX, Failure, each, seconds
 from raftbroker.kafka.ids import topic_id_of
 
 Asked = DeleteTopicsRequest.DeleteTopicState
@@ -51,6 +51,6 @@ API = Api(
     name="DeleteTopics",
     min_version=1,
     max_version=6,
-    codec=messages(DeleteTopicsRequest, DeleteTopicsResponse),
+    codec=messages(DeleteTopicsRequest, DeleteTopicsResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

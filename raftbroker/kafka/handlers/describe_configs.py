@@ -22,6 +22,9 @@ from raftbroker.kafka.handlers.config_forms import (
 )
 from raftbroker.state.configs import DEFINITIONS
 
+LISTED_MAX = 2_500
+"""Resources and keys of one request: each resource is answered with some thirty configs."""
+
 Asked = DescribeConfigsRequest.DescribeConfigsResource
 Result = DescribeConfigsResponse.DescribeConfigsResult
 Shown = Result.DescribeConfigsResourceResult
@@ -131,6 +134,6 @@ API = Api(
     name="DescribeConfigs",
     min_version=1,
     max_version=4,
-    codec=messages(DescribeConfigsRequest, DescribeConfigsResponse),
+    codec=messages(DescribeConfigsRequest, DescribeConfigsResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

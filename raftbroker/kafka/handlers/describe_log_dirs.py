@@ -9,6 +9,7 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode
+from raftbroker.kafka.handlers.common import LISTED_MAX
 
 Result = DescribeLogDirsResponse.DescribeLogDirsResult
 Topic = Result.DescribeLogDirsTopic
@@ -52,6 +53,6 @@ API = Api(
     name="DescribeLogDirs",
     min_version=1,
     max_version=5,
-    codec=messages(DescribeLogDirsRequest, DescribeLogDirsResponse),
+    codec=messages(DescribeLogDirsRequest, DescribeLogDirsResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

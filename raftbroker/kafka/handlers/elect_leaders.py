@@ -11,7 +11,7 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode, code_of, message_of
-from raftbroker.kafka.handlers.common import Failure, each, failure, seconds
+from raftbroker.kafka.handlers.common import LISTED_MAX, Failure, each, failure, seconds
 
 Result = ElectLeadersResponse.ReplicaElectionResult
 Partition = Result.PartitionResult
@@ -103,6 +103,6 @@ API = Api(
     name="ElectLeaders",
     min_version=0,
     max_version=2,
-    codec=messages(ElectLeadersRequest, ElectLeadersResponse),
+    codec=messages(ElectLeadersRequest, ElectLeadersResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

@@ -9,7 +9,7 @@ from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.kafka.handlers.common import Failure, each
+from raftbroker.kafka.handlers.common import LISTED_MAX, Failure, each
 from raftbroker.kafka.handlers.config_forms import change_topic, check_named_once, check_topic_resource
 from raftbroker.state.configs import DEFINITIONS, ConfigType
 
@@ -86,6 +86,6 @@ API = Api(
     name="IncrementalAlterConfigs",
     min_version=0,
     max_version=1,
-    codec=messages(IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse),
+    codec=messages(IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

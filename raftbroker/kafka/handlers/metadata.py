@@ -18,6 +18,7 @@ from raftbroker.kafka.codec import messages
 from raftbroker.kafka.context import KafkaContext
 from raftbroker.kafka.endpoints import Endpoint, endpoints
 from raftbroker.kafka.errors import ErrorCode, code_of
+from raftbroker.kafka.handlers.common import LISTED_MAX
 from raftbroker.kafka.ids import NO_ID, uuid_of
 from raftbroker.kafka.operations import CLUSTER_OPERATIONS, TOPIC_OPERATIONS
 from raftbroker.state.control_commands import TopicState
@@ -30,7 +31,7 @@ NAMELESS_FROM = 12
 CREATE_SECONDS = 10.0
 """How long an answer waits for the topics that it makes; those not made by then are there at the next request."""
 
-_MESSAGES = messages(MetadataRequest, MetadataResponse)
+_MESSAGES = messages(MetadataRequest, MetadataResponse, elements_max=LISTED_MAX)
 
 
 async def handle(context: KafkaContext, request: Request[MetadataRequest]) -> Parts:

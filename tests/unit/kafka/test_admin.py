@@ -500,3 +500,13 @@ def test_what_was_served_is_counted(wire: Wire, node: Node, name: str) -> None:
     assert after["raftbroker_kafka_answer_bytes_total"] > before["raftbroker_kafka_answer_bytes_total"]
     assert after["raftbroker_kafka_connections"] >= 1
     assert after['raftbroker_kafka_held_bytes{what="requests"}'] == 0
+
+
+def test_an_administrative_request_lists_only_so_many_things(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    wire = Wire(address)
+    assert len(metadata(wire, *("x",) * 10_000).topics) == 1  # each once
+    topics = [MetadataRequest.MetadataRequestTopic(name="x")] * 10_001
+    with pytest.raises(struct.error):  # no answer: the connection is closed
+        wire.ask(MetadataRequest(topics=topics), 12)
+    wire.close()
+    assert "its Metadata request (version 12) is not sound: the request lists more than 10000 things" in caplog.text
