@@ -98,7 +98,7 @@ class Broker:
         self.producer_ids = ProducerIds(context, self._router)
         self.transactions = Transactions(context, self._router, self.shards, leading, self._producer, self.producer_ids)
         self.consumer_groups = ConsumerGroups(context, self._router, self.shards, self._topics)
-        self.group_positions = GroupPositions(context, self.consumer_groups, self._topics, self._offsets)
+        self.group_positions = GroupPositions(context, self.shards, self.consumer_groups, self._topics, self._offsets)
         fetch = LeaderFetch(context, leading, self._waiters, self._reads)
         self.leader_side = LeaderSide(leading, self._producer, fetch, self._offsets)
         self._clocks = Clocks(context)

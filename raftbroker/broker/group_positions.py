@@ -5,6 +5,7 @@ that a member has, or that something is committed of, is shown; without a commit
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TypeVar
@@ -15,12 +16,15 @@ from raftbroker.broker.consumer_groups import ConsumerGroups, OffsetToCommit, re
 from raftbroker.broker.context import Context
 from raftbroker.broker.errors import InvalidRequest, UnknownPartition, UnknownTopic
 from raftbroker.broker.offsets import Offsets
+from raftbroker.broker.shards import Shards
 from raftbroker.broker.topics import Topics
 from raftbroker.broker.views import OffsetsView
 from raftbroker.state.groups.ops import PartitionName
+from raftbroker.state.groups.part import Groups
 from raftbroker.state.groups.protocol import BadProtocol, decode_assignment
+from raftbroker.state.groups.rows import Offset
 from raftbroker.state.groups.terms import GroupError, GroupType
-from raftbroker.state.groups.views import GroupView, MemberView
+from raftbroker.state.groups.views import GroupView, ListedGroup, MemberView
 
 AT_ONCE = 32
 """Partitions asked for at a time."""
@@ -40,6 +44,16 @@ class PartitionLag(msgspec.Struct, frozen=True):
     lag: int | None
     member: MemberView | None
     """Who has the partition, where that can be told."""
+
+
+class LocalLag(msgspec.Struct, frozen=True):
+    """As this node sees it, which coordinates the group; `lag` is None where it has no replica of the partition."""
+
+    group: str
+    topic: str
+    partition: int
+    committed: int
+    lag: int | None
 
 
 class ResetTo(StrEnum):
@@ -62,8 +76,11 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class GroupPositions:
-    def __init__(self, context: Context, groups: ConsumerGroups, topics: Topics, offsets: Offsets) -> None:
+    def __init__(
+        self, context: Context, shards: Shards, groups: ConsumerGroups, topics: Topics, offsets: Offsets
+    ) -> None:
         self._context = context
+        self._shards = shards
         self._groups = groups
         self._topics = topics
         self._offsets = offsets
@@ -105,6 +122,32 @@ class GroupPositions:
             return await self._offsets.offsets(*name, timeout)
         except (UnknownTopic, UnknownPartition):
             return None
+
+    def local_groups(self) -> list[ListedGroup]:
+        """Those that this node coordinates, without asking anybody; for metrics."""
+        return [group.listed() for shard in self._shards.led() for group in self._part(shard).groups.values()]
+
+    def local_lags(self, most: int) -> list[LocalLag]:
+        """Of the groups that this node coordinates, without asking anybody, so many at most; for metrics."""
+        groups = (group for shard in self._shards.led() for group in self._part(shard).groups.values())
+        found = (
+            self._local_lag(group.name, name, offset)
+            for group in groups
+            for name, offset in group.offsets.committed.items()
+        )
+        return list(itertools.islice((lag for lag in found if lag is not None), most))
+
+    def _part(self, shard: int) -> Groups:
+        return self._shards.part(shard, Groups)
+
+    def _local_lag(self, group: str, name: tuple[str, int], offset: Offset) -> LocalLag | None:
+        topic = self._context.control.topic(name[0])
+        if topic is None or topic.topic_id != offset.topic_id:
+            return None
+        place = topic.partitions[name[1]]
+        machine = self._context.machine(place.group)
+        lag = None if machine is None else max(0, machine.end(place.id) - offset.offset)
+        return LocalLag(group, *name, offset.offset, lag)
 
     def members_of(self, view: GroupView) -> Mapping[tuple[str, int], MemberView]:
         """By topic and partition: who has it. Of classic groups of other kinds than consumers nothing is known."""

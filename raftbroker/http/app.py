@@ -17,10 +17,12 @@ from raftbroker.http import (
     probes,
     read,
     v1_cluster,
+    v1_groups,
     v2_produce,
     v2_topics,
     v3_clusters,
     v3_configs,
+    v3_groups,
     v3_records,
     v3_topics,
 )
@@ -46,14 +48,16 @@ ROUTES: tuple[Route, ...] = (
     *v3_topics.ROUTES,
     *v3_configs.ROUTES,
     *v3_records.ROUTES,
+    *v3_groups.ROUTES,
     *v2_topics.ROUTES,
     *v2_produce.ROUTES,
     *read.ROUTES,
     *v1_cluster.ROUTES,
+    *v1_groups.ROUTES,
     *probes.ROUTES,
 )
 
-_NOT_YET = ("/v3/clusters/{cluster_id}/consumer-groups", "/v3/clusters/{cluster_id}/acls", "/consumers")
+_NOT_YET = ("/v3/clusters/{cluster_id}/acls", "/consumers")
 """Parts of the public interfaces that this version does not have; they say so instead of 404."""
 
 FRONT: web.AppKey[Front] = web.AppKey("front", Front)

@@ -16,6 +16,8 @@ _PATH_PARAMETERS: dict[str, tuple[type, str, str | int]] = {
     "topic_name": (str, "The topic's name.", "orders"),
     "partition_id": (int, "The partition's number, from 0.", 0),
     "broker_id": (int, "The node's id.", 1),
+    "consumer_group_id": (str, "The consumer group's name.", "billing"),
+    "consumer_id": (str, "The member's id.", "app-1"),
     "config_name": (str, "The config's name, as Kafka has it.", "retention.ms"),
     "group": (int, "The Raft group's id; 0 is the control group.", 1),
 }

@@ -5,6 +5,7 @@ from aiohttp import web
 
 from raftbroker.broker.broker import Broker
 from raftbroker.http.call import Call, Front
+from raftbroker.http.group_metrics import write_groups
 from raftbroker.http.metrics import CONTENT_TYPE, Labels, TextWriter
 from raftbroker.http.problems import UNAVAILABLE, Problem
 from raftbroker.http.route import Answer, Route, Work
@@ -67,6 +68,7 @@ def metrics_text(front: Front) -> bytes:
     writer.gauge("raftbroker_ready", "1 when this node can serve.", float(front.broker.readiness().ready))
     _write_raft(writer, front.broker)
     _write_partitions(writer, front.broker)
+    write_groups(writer, front.broker)
     for metric in front.options.more_metrics():
         writer.family(*metric)
     usage = front.options.process_usage

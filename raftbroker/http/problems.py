@@ -38,6 +38,7 @@ BAD_CONFIG = 40001
 BAD_REQUEST = 40002
 NO_TOPIC = 40401
 NO_PARTITION = 40402
+NO_GROUP = 40405
 NOT_ACCEPTABLE = 40601
 TOPIC_EXISTS = 40902
 ILLEGAL_STATE = 40903
@@ -76,7 +77,11 @@ CODES: dict[type[errors.BrokerError], int] = {
     errors.OutOfOrderSequence: ILLEGAL_STATE,
     errors.FencedProducer: ILLEGAL_STATE,
     errors.InvalidTransaction: ILLEGAL_STATE,
+    errors.UnknownProducer: ILLEGAL_STATE,
     errors.ChangeRejected: ILLEGAL_STATE,
+    errors.UnknownConsumerGroup: NO_GROUP,
+    errors.GroupRefused: ILLEGAL_STATE,
+    errors.NonEmptyGroup: ILLEGAL_STATE,
     errors.Rejected: BAD_REQUEST,
     errors.Retriable: UNAVAILABLE,
     errors.Throttled: TOO_MANY,

@@ -27,6 +27,7 @@ from raftbroker.broker.views import (
 from raftbroker.state.batch import parse_header, place_batch
 from raftbroker.state.control_commands import PartitionPlace, TopicState
 from raftbroker.state.murmur2 import partition_for_key
+from tests.http.stand_in_groups import StandInGroups, StandInPositions
 
 
 class StandIn(Broker):
@@ -44,6 +45,8 @@ class StandIn(Broker):
         self._turn = 0
         self._topics = {name: _topic(name, count) for name, count in topics.items()}
         self.configs: dict[str, str] = {}
+        self.consumer_groups = StandInGroups()
+        self.group_positions = StandInPositions()
 
     @property
     def node_id(self) -> int:

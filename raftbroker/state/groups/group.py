@@ -92,11 +92,15 @@ class Group:
             return True
 
     def listed(self) -> ListedGroup:
-        return ListedGroup(self.name, self.row.type, self.state, self.protocol_type, self.members_count)
+        members = (self.classic or self.consumer or ClassicGroup()).members
+        return ListedGroup(self.name, self.row.type, self.state, self.protocol_type, self.protocol, len(members))
 
     @property
-    def members_count(self) -> int:
-        return len((self.classic or self.consumer or ClassicGroup()).members)
+    def protocol(self) -> str:
+        """The assignor: what a classic generation has chosen, or the one on the server."""
+        if self.classic is not None:
+            return self.classic.row.protocol if self.classic.phase in (Phase.COMPLETING, Phase.STABLE) else ""
+        return self.consumer.assignor if self.consumer is not None else ""
 
     def view(self) -> GroupView:
         classic, consumer = self.classic, self.consumer
@@ -106,7 +110,7 @@ class Group:
                 self.row.type,
                 self.state,
                 classic.row.protocol_type,
-                classic.row.protocol if classic.phase in (Phase.COMPLETING, Phase.STABLE) else "",
+                self.protocol,
                 classic.row.generation,
                 classic.row.generation,
                 classic.row.leader,
@@ -128,7 +132,7 @@ class Group:
             self.row.type,
             self.state,
             CONSUMER_PROTOCOL,
-            consumer.assignor,
+            self.protocol,
             consumer.row.epoch,
             consumer.row.target_epoch,
             "",

@@ -88,6 +88,7 @@ class ListedGroup(msgspec.Struct, frozen=True, array_like=True):
     type: GroupType
     state: GroupState
     protocol_type: str
+    protocol: str
     members: int
 
 
