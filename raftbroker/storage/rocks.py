@@ -28,15 +28,19 @@ records share files with others'): then half of them, until it is below one fift
 The price is reading: scanning 16 KiB values from the page cache is slower than from tables (0.7 to 1.9 GB/s). Values
 under 4 KiB stay in the tables, where many of them are read at once.
 
+A flush that is asked for, and closing is one, waits while it would bring a stall about: for ever, where the disk has no
+room to compact. `_lift_stalls` takes the reasons for stalls away meanwhile.
+
 A full disk that RocksDB itself meets (the store above refuses writes before it comes to that) is a background error
 that RocksDB resumes from by itself within 5 s of space coming back; until then writes raise `StoreFull`.
 """
 
 import contextlib
+import functools
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -65,6 +69,14 @@ _STALL_PAUSES_SHORT = 500
 """After these, a stall on a disk that is short of room is put down to that."""
 _GC_CUTOFF_USUAL, _GC_CUTOFF_MUCH = "0.05", "0.5"
 _GC_CHECK_WRITES = 512
+_STALLS = {
+    "level0_slowdown_writes_trigger": 20,
+    "level0_stop_writes_trigger": 36,
+    "soft_pending_compaction_bytes_limit": 64 << 30,
+    "hard_pending_compaction_bytes_limit": 256 << 30,
+}
+"""When writes are held back until compaction has caught up: RocksDB's defaults."""
+_NO_STALLS = dict.fromkeys(_STALLS, 1 << 30) | {name: 0 for name in _STALLS if name.endswith("bytes_limit")}
 
 
 class RocksOptions(msgspec.Struct, frozen=True):
@@ -169,16 +181,38 @@ class RocksEngine:
     def flush(self) -> None:
         """Writes the memtables out to table files: their write-ahead logs can go."""
         with _translated(self.path):
-            for family in self._families.values():
-                family.flush(True)
+            lifted = self._lift_stalls()
+            try:
+                for family in self._families.values():
+                    family.flush(True)
+            finally:
+                for family in lifted:
+                    family.set_options({name: str(value) for name, value in _STALLS.items()})
 
     def reclaim(self, ranges: Sequence[tuple[bytes, bytes]]) -> None:
-        """Frees now what deletions in `log` will free one day; for a disk that is full. Takes up to seconds."""
-        self.flush()
-        with _translated(self.path):
-            for first, end in ranges:
-                self._families["log"].compact_range(first, end)
-        self._tune_gc()
+        """Frees now what deletions in `log` will free one day; for a disk that is full. Takes up to seconds.
+
+        Where not even that has room, they are left to that day."""
+        with contextlib.suppress(StoreFull):
+            self.flush()
+            with _translated(self.path):
+                for first, end in ranges:
+                    self._families["log"].compact_range(first, end)
+            self._tune_gc()
+
+    def _lift_stalls(self) -> list[Rdict]:
+        """From the families, returned, that are half way to a stall: it takes 25 ms each."""
+        lifted = []
+        for family in self._families.values():
+            files = int(family.property_value("rocksdb.num-files-at-level0") or 0)
+            pending = family.property_int_value("rocksdb.estimate-pending-compaction-bytes") or 0
+            if (
+                files * 2 > _STALLS["level0_slowdown_writes_trigger"]
+                or pending * 2 > _STALLS["soft_pending_compaction_bytes_limit"]
+            ):
+                family.set_options({name: str(value) for name, value in _NO_STALLS.items()})
+                lifted.append(family)
+        return lifted
 
     def _tune_gc(self) -> None:
         """See the module's docstring."""
@@ -204,8 +238,8 @@ class RocksEngine:
             reading.close()
         self._handles.clear()
         failed: Exception | None = None
-        closing = [family.close for family in self._families.values()]
-        for step in (lambda: self._database.flush_wal(True), *closing, self._database.close):
+        steps: list[Callable[[], object]] = [functools.partial(self._database.flush_wal, True), self._lift_stalls]
+        for step in (*steps, *(family.close for family in self._families.values()), self._database.close):
             try:
                 step()
             except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower

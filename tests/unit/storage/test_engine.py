@@ -1,12 +1,14 @@
 """The real engine's reads: bounds, directions, views, and many threads."""
 
 import random
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from consensus.errors import Damaged
 from raftbroker.storage.engine import Batch, Reads
 from raftbroker.storage.rocks import RocksEngine, RocksOptions
 
@@ -154,3 +156,42 @@ def test_more_than_the_memtables_hold_is_taken_in_the_end(tmp_path: Path) -> Non
     engine.sync()
     assert sum(len(value) for _, value in engine.scan("log", b"", b"\xff")) == 60 << 20
     engine.close()
+
+
+def test_a_flush_does_not_wait_for_a_compaction_that_may_never_have_room(tmp_path: Path) -> None:
+    """It is a stall that a flush waits for: the reasons for one are taken away while it runs, and put back."""
+    engine = RocksEngine(tmp_path / "db", RocksOptions(), create=True)
+    state = engine._families["state"]
+    state.set_options({"disable_auto_compactions": "true"})
+    for number in range(12):
+        put(engine, a=str(number))
+        engine.flush()
+    assert slowdown_triggers(tmp_path / "db") == [20, 20, 20, 20, 20]
+    assert engine._lift_stalls() == [state]
+    assert sorted(slowdown_triggers(tmp_path / "db")) == [20, 20, 20, 20, 1 << 30]
+    engine.flush()
+    assert slowdown_triggers(tmp_path / "db") == [20, 20, 20, 20, 20]
+    engine.close()
+
+
+def slowdown_triggers(database: Path) -> list[int]:
+    """Of all families, as the newest options file has them."""
+    newest = max(database.glob("OPTIONS-*"))
+    return [int(found) for found in re.findall(r"level0_slowdown_writes_trigger=(\d+)", newest.read_text())]
+
+
+def test_closing_lets_go_of_a_database_in_which_a_compaction_met_damage_and_says_so(tmp_path: Path) -> None:
+    engine = RocksEngine(tmp_path / "db", RocksOptions(), create=True)
+    for number in range(3):
+        put(engine, **{f"key {key}": str(number) * 100 for key in range(100)})
+        engine.flush()
+    engine.close()
+    table = min((tmp_path / "db").glob("*.sst"))
+    data = bytearray(table.read_bytes())
+    data[100] ^= 1
+    table.write_bytes(data)
+    engine = RocksEngine(tmp_path / "db", RocksOptions(), create=False)
+    engine._families["state"].compact_range(None, None)
+    with pytest.raises(Damaged, match=table.name):
+        engine.close()
+    RocksEngine(tmp_path / "db", RocksOptions(), create=False).close()

@@ -55,6 +55,26 @@ def test_below_the_reserve_it_is_full_and_below_a_quarter_of_it_only_what_frees_
     store.close()
 
 
+class CrampedEngine(RoomyEngine):
+    """Has no room to flush anything either."""
+
+    def flush(self) -> None:
+        raise StoreFull("no room")
+
+
+def test_what_was_deleted_is_deleted_where_nothing_can_be_freed_at_once(tmp_path: Path) -> None:
+    engine = CrampedEngine(tmp_path / "db", RocksOptions(), create=True)
+    store = LogStore(engine, reserve_bytes=12 * MIB, reclaim=engine.reclaim)
+    store.write([create(), Write(1, entries=entries(1, 8))])
+    engine.room = 3 * MIB
+    store.write([Write(1, applied=8, delete_payloads=[(payload_key(7, 0), payload_key(7, 5))])])
+    assert store.load(1).applied == 8
+    assert [key for key, _ in engine.scan("log", payload_key(7, 0), payload_key(8, 0))] == [
+        payload_key(7, index) for index in range(5, 9)
+    ]
+    store.close()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 MiB."""
