@@ -177,6 +177,9 @@ CODES: Mapping[type[Exception], ErrorCode] = {
     errors.FencedProducer: ErrorCode.INVALID_PRODUCER_EPOCH,
     errors.InvalidTransaction: ErrorCode.INVALID_TXN_STATE,
     errors.UnknownProducer: ErrorCode.INVALID_PRODUCER_ID_MAPPING,
+    errors.UnknownConsumerGroup: ErrorCode.GROUP_ID_NOT_FOUND,
+    errors.GroupRefused: ErrorCode.INVALID_REQUEST,
+    errors.NonEmptyGroup: ErrorCode.NON_EMPTY_GROUP,
     errors.OffsetOutOfRange: ErrorCode.OFFSET_OUT_OF_RANGE,
     errors.ChangeRejected: ErrorCode.INVALID_REQUEST,
     errors.Rejected: ErrorCode.INVALID_REQUEST,
@@ -201,7 +204,7 @@ CODES: Mapping[type[Exception], ErrorCode] = {
 """A class that is missing counts as its nearest parent. Clients repeat NOT_LEADER_OR_FOLLOWER after asking for metadata
 again, and REQUEST_TIMED_OUT as something that may have happened."""
 
-UNAVAILABLE = (errors.Unavailable, errors.Throttled, consensus_errors.Refused)
+UNAVAILABLE = (errors.Unavailable, errors.Throttled, consensus_errors.Refused, consensus_errors.NotLeader)
 """Certainly not done, and to be repeated; which code says so depends on whom the client would ask again."""
 
 
@@ -209,13 +212,15 @@ def code_of(error: Exception, *, unavailable: ErrorCode = ErrorCode.NOT_LEADER_O
     """The code that tells a client of `error`. `unavailable` is said where nobody could be reached, or too much is in
     hand: NOT_LEADER_OR_FOLLOWER for partitions, NOT_CONTROLLER for administration, COORDINATOR_NOT_AVAILABLE for groups
     and transactions."""
-    if isinstance(error, UNAVAILABLE) and not isinstance(error, consensus_errors.StoreFull):
+    kind = next((kind for kind in type(error).__mro__ if kind in CODES), errors.Internal)
+    if kind in UNAVAILABLE:
         return unavailable
-    if isinstance(error, errors.InvalidRequest) and error.field == "topic_name":
-        return ErrorCode.INVALID_TOPIC_EXCEPTION
-    if isinstance(error, errors.InvalidRequest) and error.field in DEFINITIONS:
-        return ErrorCode.INVALID_CONFIG
-    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), ErrorCode.UNKNOWN_SERVER_ERROR)
+    if kind is errors.InvalidRequest and isinstance(error, errors.InvalidRequest):
+        if error.field == "topic_name":
+            return ErrorCode.INVALID_TOPIC_EXCEPTION
+        if error.field in DEFINITIONS:
+            return ErrorCode.INVALID_CONFIG
+    return CODES[kind]
 
 
 def message_of(error: Exception) -> str:
