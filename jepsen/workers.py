@@ -26,7 +26,7 @@ class Worker:
 
     async def work(self, rate: float, until: float) -> None:
         """Operations drawn by the workload until the recorder's clock says so."""
-        pause = self._concurrency / rate
+        pause = 1 / (rate * self._workload.share(self.number))
         await asyncio.sleep(self._random.uniform(0.0, pause))
         due = self._recorder.now
         while self._recorder.now < until:
@@ -38,7 +38,10 @@ class Worker:
     async def finish(self, until: float) -> bool:
         """The last phase: the client goes, a fresh one reads everything. Whether it came to the end in time."""
         await self._one(Op("crash"))
-        return await self._drain(self._workload.final(self.number), until)
+        try:
+            return await self._drain(self._workload.final(self.number), until)
+        except TimeoutError:
+            return False
 
     async def _drain(self, ops: AsyncIterator[Op], until: float) -> bool:
         async for op in ops:

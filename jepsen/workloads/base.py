@@ -90,6 +90,10 @@ class Workload(ABC):
     def client(self, process: int, worker: int) -> Client:
         """A fresh client for this process."""
 
+    def share(self, worker: int) -> float:
+        """The worker's share of the rate."""
+        return 1 / self.setting.concurrency
+
     @abstractmethod
     def next(self, worker: int, random: Random) -> Op:
         """What the worker does next."""

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from random import Random
 from typing import NamedTuple
 
-from jepsen.client import Answer, Http, NotSent, Unclear, certainly_not_done
+from jepsen.client import Answer, Http, NotSent, Unclear, certainly_not_done, until_answer
 from jepsen.edn import Keyword
 from jepsen.recorder import NOTHING, Op, Outcome
 from jepsen.workloads.base import Client, Setting, Workload
@@ -24,6 +24,10 @@ TOPICS, PARTITIONS = 2, 4
 SENDS_MAX = 4
 POLL_RECORDS = 64
 FINAL_RECORDS = 2000
+END_SECONDS = 60.0
+PROBES = 4
+"""Every so manieth worker only probes: from its own node, one partition after the other, and never waits for long."""
+PROBE_SECONDS = 1.0
 REPEATS = 3
 REPEAT_SECONDS = 0.3
 JSON_V2 = {"Content-Type": "application/vnd.kafka.json.v2+json"}
@@ -57,9 +61,12 @@ class LogWorkload(Workload):
         """Per key, the highest offset acknowledged..."""
         self._read: dict[int, int] = dict.fromkeys(self.keys, -1)
         """... and the highest one polled."""
+        self._turns = itertools.count()
+        """Of the keys, among the workers that probe."""
         self._assigned: set[int] = set()
         """Workers whose clients have been assigned partitions."""
         self._final_reads: dict[int, dict[int, int]] = {}
+        self._ending = False
 
     @property
     def remarks(self) -> list[str]:
@@ -70,11 +77,26 @@ class LogWorkload(Workload):
             await self.make_topic(http, topic_name(topic), PARTITIONS)
 
     def client(self, process: int, worker: int) -> "LogClient":
+        if self._probes(worker) and not self._ending:
+            return LogClient(self.setting.urls, self.cluster_id, process, worker // PROBES, PROBE_SECONDS)
         return LogClient(self.setting.urls, self.cluster_id, process, worker)
 
     # --- drawing --------------------------------------------------------------------------------------------
 
+    def _probes(self, worker: int) -> bool:
+        return worker % PROBES == PROBES - 1
+
+    def share(self, worker: int) -> float:
+        """Those that probe have half of the rate among them: by them it is seen how soon a partition takes writes."""
+        probing = self.setting.concurrency // PROBES
+        if not probing:
+            return super().share(worker)
+        return 0.5 / (probing if self._probes(worker) else self.setting.concurrency - probing)
+
     def next(self, worker: int, random: Random) -> Op:
+        if self._probes(worker):
+            key = self.keys[next(self._turns) % len(self.keys)]
+            return Op("send", ((SEND, key, next(self._values[key])),), keys=(key,))
         draw = random.random()
         fresh = worker not in self._assigned
         if draw < 0.02 or fresh:
@@ -104,9 +126,10 @@ class LogWorkload(Workload):
 
     async def final(self, worker: int) -> AsyncIterator[Op]:
         """Reads every partition from the beginning up to where it ends now, through this worker's node."""
+        self._ending = True
         http = Http(self.setting.urls, worker)
         try:
-            self._ends = {key: await _end(http, key) for key in self.keys}
+            self._ends = {key: await _end_at_last(http, key) for key in self.keys}
         finally:
             await http.close()
         if worker < len(self.setting.urls):
@@ -143,12 +166,12 @@ class LogWorkload(Workload):
 class LogClient(Client):
     """A producer, and a consumer that keeps its own places."""
 
-    def __init__(self, urls: list[str], cluster_id: str, process: int, worker: int) -> None:
-        self._http = Http(urls, process)
+    def __init__(self, urls: list[str], cluster_id: str, process: int, worker: int, probe: float | None = None) -> None:
+        self._http = Http(urls, process) if probe is None else Http(urls, worker, probe)
         self._cluster_id = cluster_id
         self._process = process
         self._random = Random(f"log client {process}")
-        self._repeats = process % 2 == 0
+        self._repeats = process % 2 == 0 and probe is None
         self._own_node = worker % len(urls)
         self._numbers = itertools.count()
         self._places: dict[int, int] = {}
@@ -358,7 +381,15 @@ def _records(answer: Answer) -> Pairs:
 
 async def _end(http: Http, key: int) -> int:
     """Where the partition ends now, linearizable. Raises NotSent and Unclear."""
-    answer = await http.call("GET", f"{partition_path(key)}/offsets")
+    return _end_in(await http.call("GET", f"{partition_path(key)}/offsets"))
+
+
+async def _end_at_last(http: Http, key: int) -> int:
+    """The same, of a cluster that is whole and may take a moment. Raises TimeoutError."""
+    return _end_in(await until_answer(http, "GET", f"{partition_path(key)}/offsets", None, (200,), END_SECONDS))
+
+
+def _end_in(answer: Answer) -> int:
     match answer.decode():
         case {"end_offset": int(end)}:
             return end
