@@ -112,7 +112,7 @@ def consume(
         note(f"no records in {topic} there")
 
 
-def parse_time(text: str, now: datetime.datetime) -> int:
+def parse_time(text: str, now: datetime.datetime, option: str = "--from-time") -> int:
     """Epoch milliseconds. Raises CommandError."""
     ago = _AGO.fullmatch(text)
     if ago is not None:
@@ -123,7 +123,7 @@ def parse_time(text: str, now: datetime.datetime) -> int:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError:
         raise CommandError(
-            f"--from-time {text}: must be a time such as 2026-11-22T10:00 (local, or with +02:00), epoch milliseconds,"
+            f"{option} {text}: must be a time such as 2026-11-22T10:00 (local, or with +02:00), epoch milliseconds,"
             " or how long ago: 30s, 15m, 2h, 1d"
         ) from None
     return int(moment.timestamp() * 1000)

@@ -48,6 +48,7 @@ def test_the_commands_are_those_that_were_promised() -> None:
             f"topic {name}"
             for name in ("create", "list", "describe", "alter", "delete", "add-partitions", "delete-records")
         ),
+        *(f"group {name}" for name in ("list", "describe", "reset-offsets", "delete")),
         *(f"cluster {name}" for name in ("status", "health")),
         *(f"node {name}" for name in ("list", "show", "transfer")),
         *(f"config {name}" for name in ("template", "show")),
@@ -75,7 +76,7 @@ def test_config_template_can_be_used_and_shown(tmp_path: Path) -> None:
     assert documents["node.id"]["value"] == 2
     assert documents["node.id"]["origin"] == str(path)
     assert documents["raft.heartbeat_ms"]["value"] == 99
-    assert documents["raft.heartbeat_ms"]["default"] == 100
+    assert documents["raft.heartbeat_ms"]["default"] == 200
     assert documents["raft.heartbeat_ms"]["origin"] == "--set"
 
 

@@ -6,15 +6,17 @@ The front door's table of routes has an example of every body; no server is need
 import msgspec
 import pytest
 
-from raftbroker.cli import api, produce, topics
+from raftbroker.cli import api, group, produce, topics
 from raftbroker.http.app import ROUTES
 from raftbroker.http.media import Format
 from raftbroker.http.route import Route
 from raftbroker.http.v1_cluster import DeleteRecords
+from raftbroker.http.v1_groups import ResetOffsets
 from raftbroker.http.v2_forms import BinaryRecords
 from raftbroker.http.v3_forms import ConfigChanges, CreateTopic, GrowTopic
 
 BY_NAME = {route.name: route for route in ROUTES}
+GROUP = "/v3/clusters/{cluster_id}/consumer-groups/{consumer_group_id}"
 TOPIC = "/v3/clusters/{cluster_id}/topics/{topic_name}"
 
 
@@ -34,6 +36,11 @@ TOPIC = "/v3/clusters/{cluster_id}/topics/{topic_name}"
         ("GET", "/v1/brokers", list[api.Broker]),
         ("GET", "/v1/raft", list[api.Group]),
         ("POST", "/v1/topics/{topic_name}/partitions/{partition_id}/delete_records", api._DeletedRecords),
+        ("GET", "/v3/clusters/{cluster_id}/consumer-groups", group._Groups),
+        ("GET", GROUP, group.GroupSummary),
+        ("GET", f"{GROUP}/consumers", group._Members),
+        ("GET", f"{GROUP}/lags", group._Lags),
+        ("POST", "/v1/groups/{consumer_group_id}/reset-offsets", group.MovedOffsets),
     ],
 )
 def test_the_command_line_reads_what_the_front_door_answers(method: str, path: str, type_: object) -> None:
@@ -52,6 +59,7 @@ def test_the_command_line_reads_what_the_front_door_answers(method: str, path: s
         ("PATCH", TOPIC),
         ("POST", f"{TOPIC}/configs:alter"),
         ("POST", "/v1/raft/{group}/transfer_leadership"),
+        ("DELETE", "/v1/groups/{consumer_group_id}"),
     ],
 )
 def test_routes_whose_answer_is_not_read_exist(method: str, path: str) -> None:
@@ -70,6 +78,8 @@ def find(method: str, path: str) -> Route:
         (topics.PartitionCount(4), GrowTopic),
         (topics.Changes([topics.NamedValue("a", "b"), topics.NamedValue("c", operation="DELETE")]), ConfigChanges),
         (api._DeleteRecords(-1), DeleteRecords),
+        (group.Reset("earliest"), ResetOffsets),
+        (group.Reset("shift", -5, ["t"], [group.PlaceToReset("u", 1)], True), ResetOffsets),
         (produce.ProduceBody([produce.RecordToSend("YQ==")]), BinaryRecords),
         (
             produce.ProduceBody([produce.RecordToSend("YQ==", "Yg==", [produce.HeaderToSend("h", "Yw==")])]),
