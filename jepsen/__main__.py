@@ -9,6 +9,7 @@ import typer
 
 from jepsen.check import check as check_history
 from jepsen.checkers import WORKLOADS
+from jepsen.commands import register
 from jepsen.synthetic import Shape, events, lines
 
 app = typer.Typer(
@@ -67,6 +68,9 @@ def generate(
     )
     with history.open("wb") as file:
         file.writelines(lines(events(shape, Random(seed))))
+
+
+register(app)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from jepsen.edn import Keyword
 from jepsen.microops import NO_READS, Reads, Send, Sends
 
 _N = rb"-?\d{1,18}+"
-_PAIRS = rb"(?:\[" + _N + rb" " + _N + rb"\][ ,]*+)*+"
+_PAIRS = rb"(?:\[" + _N + rb" " + _N + rb"\](?: |(?=\])))*+"
 _SEND = rb"\[:send " + _N + rb" (?:" + _N + rb"|\[(?:nil|" + _N + rb") " + _N + rb"\])\]"
 _POLL = rb"\[:poll(?: \{(?:" + _N + rb" \[" + _PAIRS + rb"\][ ,]*+)*+\})?+\]"
 _SCALAR = rb"(?:" + _N + rb"|:[a-z][a-z0-9-]*+|nil|true|false|\"[^\"\\\n]*+\")"
@@ -77,7 +77,7 @@ def _reads(text: bytes) -> Reads:
     """Of polls; a send in between looks like none: what follows its key is one pair, not a vector of pairs."""
     reads: dict[object, tuple[list[int | None], list[object]]] = {}
     for key, pairs in _KEY.findall(text):
-        numbers = _integers(b"[" + pairs.translate(_COMMAS, b"[],") + b"]")
+        numbers = _integers(b"[" + pairs.translate(_COMMAS, b"[]") + b"]")
         offsets, values = reads.setdefault(int(key), ([], []))
         offsets += numbers[0::2]
         values += numbers[1::2]

@@ -5,14 +5,15 @@ configuration that can be true (the register's value, which open calls have take
 only when a call returns that has not taken effect in one. What makes this quick on real histories:
 
 - a read that fits the value takes effect at once: waiting cannot help;
-- calls that never return (info) stay open for ever, so they are the danger. One whose value nobody can have observed is
-  left out; of those with the same effect the first goes first; and of two configurations that differ only in which of
-  them were used, the one that used fewer can do all that the other can.
+- calls that never return (info) stay open for ever, so they are the danger. One takes effect only where another call is
+  to see its value next: else it might as well have waited. Of those with the same effect the first goes first, and
+  a cas before a write, which can be of use later wherever the cas could. Of two configurations that differ only in
+  which of them were used, the one that used fewer can do all that the other can.
 
 Sound and complete within `configurations_max`; beyond that it gives up and says so.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -21,6 +22,7 @@ CONFIGURATIONS_MAX = 1_000_000
 """Beyond some for each call, which every history needs."""
 
 CONFIGURATIONS_PER_CALL = 16
+COMPARISONS_PER_CONFIGURATION = 50
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -49,24 +51,27 @@ class GaveUp(msgspec.Struct, frozen=True):
     call: Call
 
 
+Effect = tuple[object, object]
+"""before and after of a call: what it takes (None for a write) and what it does."""
+
+
 class _State(msgspec.Struct, frozen=True):
-    """A configuration: the value, the open calls that will return and have taken effect, the others that have."""
+    """A configuration: the value, the open calls that will return and have taken effect, the others that have.
+
+    `unseen`: the value is that of a call that may never have happened, and no call has seen it yet.
+    """
 
     value: object
     done: frozenset[int]
     used: frozenset[int]
+    unseen: bool = False
 
 
 def search(
     calls: Iterable[Call], initial: object, configurations_max: int = CONFIGURATIONS_MAX
 ) -> Stuck | GaveUp | None:
     """None if the calls, all on one register, are linearizable."""
-    return _Search(_worth_keeping(list(calls)), initial, configurations_max).run()
-
-
-def _worth_keeping(calls: Sequence[Call]) -> list[Call]:
-    observed = {call.before for call in calls if call.kind == CAS or (call.kind == READ and call.ended is not None)}
-    return [call for call in calls if call.ended is not None or (call.kind != READ and call.after in observed)]
+    return _Search(list(calls), initial, configurations_max).run()
 
 
 class _Search:
@@ -78,12 +83,19 @@ class _Search:
         )
         self.states = {_State(initial, frozenset(), frozenset())}
         self.open: dict[int, Call] = {}
+        """By number, those that will return."""
+        self.perhaps: dict[str, dict[Effect, list[int]]] = {CAS: {}, WRITE: {}}
+        """By kind and effect, those that will not; reads are left out."""
         self.left = configurations_max + CONFIGURATIONS_PER_CALL * len(calls)
 
     def run(self) -> Stuck | GaveUp | None:
         for _, returned, call in self.events:
             if not returned:
-                self.open[call.number] = call
+                if call.ended is not None:
+                    self.open[call.number] = call
+                elif call.kind != READ:
+                    before = call.before if call.kind == CAS else None
+                    self.perhaps[call.kind].setdefault((before, call.after), []).append(call.number)
                 continue
             after = self._take_effect(call)
             if self.left < 0:
@@ -96,22 +108,29 @@ class _Search:
         return None
 
     def _take_effect(self, call: Call) -> set[_State]:
-        """Every configuration in which `call` has taken effect by the time it returns, without it among those
-        `done`."""
+        """Every configuration in which `call` has taken effect when it returns; it is not among the `done` any more."""
         seen: set[_State] = set()
         work = list(self.states)
         reached: set[_State] = set()
+        wanted = self._wanted()
         while work and self.left >= 0:
             state = self._with_reads(work.pop())
             if call.number in state.done:
                 reached.add(_State(state.value, state.done - {call.number}, state.used))
-                continue
-            if state in seen:
-                continue
-            seen.add(state)
-            self.left -= 1
-            work.extend(self._steps(state))
-        return _fewest_used(reached)
+            elif state not in seen:
+                seen.add(state)
+                self.left -= 1
+                work.extend(self._steps(state, wanted))
+        return self._fewest_used(reached)
+
+    def _wanted(self) -> set[object]:
+        """Values that an open call must find, or that lead to one over calls that may never have happened."""
+        wanted = {call.before for call in self.open.values() if call.kind != WRITE}
+        size = -1
+        while size < len(wanted):
+            size = len(wanted)
+            wanted.update(before for before, after in self.perhaps[CAS] if after in wanted)
+        return wanted
 
     def _with_reads(self, state: _State) -> _State:
         fitting = [
@@ -121,30 +140,30 @@ class _Search:
         ]
         return _State(state.value, state.done.union(fitting), state.used) if fitting else state
 
-    def _steps(self, state: _State) -> Iterable[_State]:
-        offered: set[tuple[str, object, object]] = set()
+    def _steps(self, state: _State, wanted: set[object]) -> Iterable[_State]:
         for number, call in self.open.items():
-            if call.kind == READ or number in state.done or number in state.used:
-                continue
-            if call.kind == CAS and call.before != state.value:
-                continue
-            if call.ended is not None:
+            fits = call.before == state.value if call.kind == CAS else call.kind == WRITE and not state.unseen
+            if fits and number not in state.done:
                 yield _State(call.after, state.done | {number}, state.used)
-                continue
-            effect = (call.kind, call.before, call.after)
-            if effect not in offered and call.after != state.value:
-                offered.add(effect)
-                yield _State(call.after, state.done, state.used | {number})
+        reached: set[object] = {state.value}
+        for kind in (CAS, WRITE):  # a write can do later whatever a cas can: it is the one to keep
+            for (before, after), numbers in self.perhaps[kind].items():
+                fits = before == state.value if kind == CAS else not state.unseen
+                if fits and after in wanted and after not in reached:
+                    unused = next((number for number in numbers if number not in state.used), None)
+                    if unused is not None:
+                        reached.add(after)
+                        yield _State(after, state.done, state.used | {unused}, unseen=True)
 
-
-def _fewest_used(states: set[_State]) -> set[_State]:
-    """Without those that another one surpasses: same value, same calls done, and fewer of the others used up."""
-    alike: dict[tuple[object, frozenset[int]], list[_State]] = {}
-    for state in sorted(states, key=lambda state: len(state.used)):
-        kept = alike.setdefault((state.value, state.done), [])
-        if not any(other.used <= state.used for other in kept):
-            kept.append(state)
-    return {state for kept in alike.values() for state in kept}
+    def _fewest_used(self, states: set[_State]) -> set[_State]:
+        """Without those that another one surpasses: same value, same calls done, and fewer of the others used up."""
+        alike: dict[tuple[object, frozenset[int]], list[_State]] = {}
+        for state in sorted(states, key=lambda state: len(state.used)):
+            kept = alike.setdefault((state.value, state.done), [])
+            self.left -= len(kept) // COMPARISONS_PER_CONFIGURATION
+            if self.left >= 0 and not any(other.used <= state.used for other in kept):
+                kept.append(state)
+        return {state for kept in alike.values() for state in kept}
 
 
 def by_key(calls: Iterable[tuple[object, Call]]) -> Mapping[object, list[Call]]:

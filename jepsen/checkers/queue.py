@@ -63,7 +63,7 @@ def check(history: History, rules: Rules) -> Findings:
     del rules  # Jepsen has none for queues like these
     lives, drained, used = _lives(history)
     if not lives:
-        raise NotJudgeable("no :send, :receive or :drain of a queue: there is nothing to judge")
+        raise NotJudgeable("no message was sent to a queue or came out of one: there is nothing to judge")
     findings = Findings()
     for (queue, message), life in lives.items():
         where = {"queue": queue, "message": message}

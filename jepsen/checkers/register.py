@@ -30,7 +30,7 @@ def check(history: History, rules: Rules) -> Findings:
 def judge(history: History, calls: Iterable[tuple[object, Call]], initial: object, findings: Findings) -> None:
     """Adds `nonlinearizable` for every key whose calls no order explains. A call's `number` is its operation's."""
     for key, of_key in by_key(calls).items():
-        result = search(of_key, initial)
+        result = search(of_key, initial, CONFIGURATIONS_MAX)
         if isinstance(result, GaveUp):
             findings.unknown.append(
                 f"key {write(key)}: more than {CONFIGURATIONS_MAX:,} configurations by :index {result.call.ended}"

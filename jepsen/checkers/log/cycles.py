@@ -89,11 +89,8 @@ class _Cycles:
         if not suspects:
             return
         size = self.time.size
-        found = components(suspects, lambda node: (*(edges[node] if node < size else ()), *self.time.after(node)))
-        part_of = {node: place for place, part in enumerate(found) for node in part if node < size}
-        parts: list[list[int]] = [[] for _ in found]
-        for node in sorted(part_of):
-            parts[part_of[node]].append(node)
+        parts = components(suspects, lambda node: (*(edges[node] if node < size else ()), *self.time.after(node)))
+        part_of = {node: place for place, part in enumerate(parts) for node in part if node < size}
         ww, wr = self._explained(part_of)
         for part in parts:
             yield from _Component(self.ops, self.time, part, ww, wr).cycles(self.orders)
@@ -150,10 +147,15 @@ class _Cycles:
 
 
 class _Component:
-    """One strongly connected component, small or large: names it and finds an example of each name."""
+    """One strongly connected component, small or large: names it and finds an example of each name.
 
-    def __init__(self, ops: list[Op], time: Timeline, members: list[int], ww: Steps, wr: Steps) -> None:
-        self.ops, self.time, self.members = ops, time, members
+    Its nodes are operations and the completions between them; `ww` and `wr` do not lead out of it.
+    """
+
+    def __init__(self, ops: list[Op], time: Timeline, nodes: list[int], ww: Steps, wr: Steps) -> None:
+        self.ops, self.time = ops, time
+        self.inside = set(nodes)
+        self.members = members = sorted(node for node in nodes if node < time.size)
         self.ww, self.wr = ww, wr
         self.next_of_process: dict[int, int] = {}
         last: dict[int, int] = {}
@@ -207,7 +209,7 @@ class _Component:
 
     def _next_in(self, order: str, node: int) -> Iterable[int]:
         if order == "-realtime":
-            return self.time.after(node)
+            return [following for following in self.time.after(node) if following in self.inside]
         if order == "-process" and node in self.next_of_process:
             return (self.next_of_process[node],)
         return ()
