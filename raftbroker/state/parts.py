@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from raftbroker.state.groups.part import Groups
+from raftbroker.state.queues.part import QueuesPart
 from raftbroker.state.shard import Op, Part, Query, ShardMachine
 from raftbroker.state.transactions.part import TransactionsPart
 
-PARTS: tuple[type[Part], ...] = (TransactionsPart, Groups)
+PARTS: tuple[type[Part], ...] = (TransactionsPart, Groups, QueuesPart)
 """In the order in which their time-outs are carried out, which is part of what replicas agree on."""
 
 
