@@ -18,9 +18,17 @@ EVERYTHING = sorted(
     path for folder in ("consensus", "raftbroker", "tests", "bench", "jepsen") for path in (ROOT / folder).rglob("*.py")
 )
 
+HARNESS = sorted((ROOT / "jepsen").rglob("*.py"))
+
 FILE_LINES_USUAL = 500
 FILE_LINES_MAX = 700
 FUNCTION_LINES_MAX = 70
+
+JUDGING = (
+    *("jepsen/edn.py", "jepsen/fastlines.py", "jepsen/history.py", "jepsen/microops.py", "jepsen/synthetic.py"),
+    "jepsen/checkers/",
+)
+"""The half of the chaos harness that judges: pure, so that the same history always gets the same verdict."""
 
 LAYERS = ("cli", "node", "http", "kafka", "broker", "state", "storage")
 """Imports inside raftbroker point down this list; `config` stands beside it, for cli and node alone."""
@@ -292,6 +300,34 @@ def test_nothing_but_the_node_and_the_command_line_touches_the_world() -> None:
     )
 
 
+def test_judging_a_history_touches_nothing() -> None:
+    judging = [path for path in HARNESS if relative(path).startswith(JUDGING)]
+    assert len(judging) > 15
+    no(
+        f"{relative(path)}:{line}: {rule} is not for here: a verdict depends on the history alone"
+        for path in judging
+        for line, called in called_names(path)
+        if (rule := matching_rule(called, INSTEAD))
+    )
+    own = tuple(name.replace("/", ".").removesuffix(".py") for name in JUDGING)
+    no(
+        f"{relative(path)}:{line}: imports {module}: what judges knows neither the broker nor how a run is made"
+        for path in judging
+        for line, module in imports(path)
+        if module.startswith(("raftbroker", "consensus", "asyncio"))
+        or (module.startswith("jepsen.") and not f"{module}.".startswith(own))
+    )
+
+
+def test_nothing_that_is_shipped_knows_the_harness() -> None:
+    no(
+        f"{relative(path)}:{line}: imports {module}: the harness wraps the broker, not the other way round"
+        for path in LIBRARY
+        for line, module in imports(path)
+        if module.partition(".")[0] in ("jepsen", "tests", "bench")
+    )
+
+
 def test_every_exception_is_still_needed() -> None:
     used = {(relative(path), rule) for path in LIBRARY for _, rule in _touches(path)}
     no(f"{name} does not use {rule} any more; take it from the table" for name, rule in set(ALLOWED_TO_TOUCH) - used)
@@ -300,7 +336,7 @@ def test_every_exception_is_still_needed() -> None:
 def test_banned_calls() -> None:
     no(
         f"{relative(path)}:{line}: no {name} here: {NEVER[rule]}"
-        for path in LIBRARY
+        for path in (*LIBRARY, *HARNESS)
         for line, name in [*called_names(path), *((line, f"{name}.") for line, name in imports(path))]
         if (rule := matching_rule(name, NEVER))
     )
