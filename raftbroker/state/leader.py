@@ -115,14 +115,13 @@ class _PartitionInFlight:
         last = self.batches[-1].append
         return last.base_offset + last.count
 
-    def add(self, batch: _InFlight, applied: "_Producer | None") -> None:
-        """`applied` is the applied state of the batch's producer; None where it has none."""
+    def add(self, batch: _InFlight, producer: _Producer | None) -> None:
+        """`producer` is the batch's, as those before it leave it; None where it has none."""
         self.batches.append(batch)
         append = batch.append
-        if applied is not None:
-            known = self.producers.get(append.producer_id, applied)
+        if producer is not None:
             self.producers[append.producer_id] = _Producer(
-                advance(known.state, append), follow(known.ongoing, append, 0), append.base_offset
+                advance(producer.state, append), follow(producer.ongoing, append, 0), append.base_offset
             )
         if append.idempotency_key:
             self.keys[append.idempotency_key] = IdempotencyState(
@@ -325,8 +324,12 @@ class PartitionLeader:
 
     def _add(self, flying: _PartitionInFlight, batch: _InFlight) -> None:
         append = batch.append
-        known = append.producer_id >= 0
-        flying.add(batch, self._applied_producer(append.partition, append.producer_id) if known else None)
+        producer = None
+        if append.producer_id >= 0:
+            producer = flying.producers.get(append.producer_id)
+            if producer is None:
+                producer = self._applied_producer(append.partition, append.producer_id)
+        flying.add(batch, producer)
 
     def withdraw(self, partition: int, base_offset: int) -> None:
         """Takes back every accepted batch of the partition from this offset on: its proposal was refused."""
