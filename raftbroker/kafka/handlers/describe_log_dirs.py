@@ -1,4 +1,8 @@
-"""DescribeLogDirs (35): how many bytes of each partition are on this node."""
+"""DescribeLogDirs (35): how many bytes of each partition are on this node.
+
+Version 5 (which adds whether the disk is cordoned) is not served for a reason: kafka-python takes whoever serves it
+for Kafka 4.3. To a user who then says api_version=(4, 0) it speaks what Kafka 4.0 does, whatever is advertised.
+"""
 
 from collections import defaultdict
 
@@ -52,7 +56,7 @@ API = Api(
     key=35,
     name="DescribeLogDirs",
     min_version=1,
-    max_version=5,
+    max_version=4,
     codec=messages(DescribeLogDirsRequest, DescribeLogDirsResponse, elements_max=LISTED_MAX),
     handle=handle,
 )

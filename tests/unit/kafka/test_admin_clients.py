@@ -111,6 +111,14 @@ def test_kafka_python_administers_topics(kafka_python: KafkaAdminClient, node: N
         kafka_python.delete_topics([name])
 
 
+@pytest.mark.parametrize("told", [None, (2, 5), (2, 8), (3, 0), (3, 8), (4, 0)])
+def test_kafka_python_told_a_version_of_kafka(address: str, name: str, told: tuple[int, ...] | None) -> None:
+    """It goes by what it knows of that version rather than by ApiVersions, if it takes us for a newer one."""
+    with KafkaAdminClient(bootstrap_servers=address, api_version=told) as client:
+        client.create_topics([PythonTopic(name, 1, 1)])
+        assert name in client.list_topics()
+
+
 def test_kafka_python_alters_configs(kafka_python: KafkaAdminClient, name: str) -> None:
     kafka_python.create_topics([PythonTopic(name, 1, 1, topic_configs={"segment.ms": "5"})])
 
