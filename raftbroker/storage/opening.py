@@ -18,7 +18,7 @@ from raftbroker.storage.records import RecordReader
 from raftbroker.storage.rocks import RocksEngine, RocksOptions
 from raftbroker.storage.space import Ballast
 from raftbroker.storage.store import LogStore
-from raftbroker.storage.watermark import make_note
+from raftbroker.storage.watermark import make_note, sync_path
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,10 @@ def open_store(directory: Path, options: StorageOptions | None = None) -> tuple[
     was written, and OSError where the directory cannot be used or another process has it."""
     options = options or StorageOptions()
     database, note = directory / "rocksdb", directory / "synced"
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_path(path.parent)
     ballast = Ballast(directory / "ballast", options.ballast_bytes)
     engine: RocksEngine | None = None
     try:

@@ -67,7 +67,7 @@ class Watermark:
         self._count = _read(path)[0]
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         for directory in (database, path.parent):
-            _sync(directory)
+            sync_path(directory)
         self._manifest = self._current_manifest()
         self._manifest.settle()
         self._wal = self._newest_wal()
@@ -140,7 +140,7 @@ def make_note(path: Path) -> None:
     if read_note(path) is None:
         path.write_bytes(bytes(_SLOT_BYTES) + _pack_slot(1, Note()))
     for made in (path, path.parent):
-        _sync(made)
+        sync_path(made)
 
 
 def read_note(path: Path) -> Note | None:
@@ -148,7 +148,8 @@ def read_note(path: Path) -> Note | None:
     return _read(path)[1]
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """A file, or a directory's entries."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -182,6 +182,21 @@ def test_these_stores_differ_in_where_the_last_rows_are(store: Path) -> None:
         assert sizes[-1] == 0, "all rows are in tables"
 
 
+def test_the_note_is_on_the_disk_before_the_database_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if not list(tmp_path.glob("new/data/rocksdb/*")):
+            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    made, _ = open_store(tmp_path / "new" / "data", OPTIONS)
+    made.close()
+    assert synced == ["new", tmp_path.name, "synced", "data"]
+
+
 def test_a_database_whose_making_was_interrupted_is_made(tmp_path: Path) -> None:
     """RocksDB makes the column families one by one: a crash leaves any prefix of the edits that do it."""
     template = tmp_path / "template"
