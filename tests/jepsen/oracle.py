@@ -6,6 +6,8 @@ An index is a value's last place in the version order, as in the checker and in 
 from collections.abc import Iterable
 from itertools import pairwise
 
+import msgspec
+
 from jepsen.history import NEVER, History, Op
 
 Edges = set[tuple[int, int]]
@@ -60,7 +62,7 @@ class Oracle:
             found |= self.within(op)
         for process in {op.process for op in self.all}:
             found |= self.of_process([op for op in self.all if op.process == process])
-        return found | self.cycles(lambda op: True)
+        return found | self.cycles(self.ops)
 
     def of_key(self, key: object) -> set[str]:
         found: set[str] = set()
@@ -135,28 +137,34 @@ class Oracle:
 
     # --- cycles: all edges, no shortcuts ---
 
-    def cycles(self, counts: object) -> set[str]:
-        assert callable(counts)
+    def pieces(self) -> list[Op]:
+        """As if a transaction were not one step: its reads and each of its sends are operations of their own."""
+        made: list[Op] = []
+        for op in self.ops:
+            parts = [((), op.reads), *(((send,), ()) for send in op.sends)] if op.f == "txn" else [(op.sends, op.reads)]
+            for sends, reads in parts:
+                made.append(msgspec.structs.replace(op, number=len(made), sends=sends, reads=reads))
+        return made
+
+    def cycles(self, ops: list[Op]) -> set[str]:
         ww: Edges = set()
         wr: Edges = set()
+        writer = {(key, value): op for op in ops for key, _, value in op.sends}
         for key in self.keys:
-            writers = [self.writers(key, value) for value in self.order[key]]
-            known = [found[0].number for found in writers if found and counts(found[0])]
+            known = [writer[key, value].number for value in self.order[key] if (key, value) in writer]
             ww |= {(one, other) for one, other in pairwise(known) if one != other}
-        for op in self.ops:
+        for op in ops:
             for key, _, values in op.reads:
-                for value in values:
-                    wr |= {(w.number, op.number) for w in self.writers(key, value) if w is not op and counts(w)}
-        pairs = [
-            (a, b) for a in self.ops for b in self.ops if a.type == "ok" and a.ended < b.invoked and a.ended != NEVER
-        ]
+                found = [writer[key, value] for value in values if (key, value) in writer]
+                wr |= {(one.number, op.number) for one in found if one is not op}
+        pairs = [(a, b) for a in ops for b in ops if a.type == "ok" and a.ended < b.invoked and a.ended != NEVER]
         realtime = {(a.number, b.number) for a, b in pairs}
         process = {(a.number, b.number) for a, b in pairs if a.process == b.process}
-        found: set[str] = set()
+        names: set[str] = set()
         for part in components(ww | wr | realtime):
             inside = [{edge for edge in edges if part >= set(edge)} for edges in (ww, wr, process, realtime)]
-            found |= self.named(*inside)
-        return found
+            names |= self.named(*inside)
+        return names
 
     def named(self, ww: Edges, wr: Edges, process: Edges, realtime: Edges) -> set[str]:
         if components(ww):
@@ -188,6 +196,6 @@ def components(edges: Edges) -> list[set[int]]:
     return found
 
 
-def _asked(op: Op) -> object:
+def _asked(op: Op) -> tuple[object, ...]:
     assert isinstance(op.value, tuple)
     return op.value

@@ -9,15 +9,18 @@
   with real time.
 
 As in Elle, every strongly connected component of the whole graph is named by the worst in it: G0 hides everything else,
-G1c hides G1c-process and -realtime, G0-realtime hides G1c-realtime. Jepsen allows them all, because transactions of
-Kafka are not isolated from each other. Here only cycles that need a send within a transaction are allowed; Jepsen has
-no process order, real time being the stronger one.
+G1c hides G1c-process and -realtime, G0-realtime hides G1c-realtime. Jepsen has no process order, real time being the
+stronger one, and allows all cycles, because transactions of Kafka are not isolated from each other. Here a cycle is
+allowed only if it takes a transaction to be one atomic step: one that is there still when each send and the reads of
+a `txn` are operations of their own, anywhere between its invocation and its completion, is bad.
 
 The search is linear: of a reader's wr edges only the one from its newest version counts, for ww leads there from all
 others.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
 
 from jepsen.checkers.graph import Successors, Timeline, components, later_only, not_in_order, shortest_cycle
 from jepsen.checkers.log.observed import Observed
@@ -34,36 +37,53 @@ Steps = dict[int, dict[int, Example]]
 """from -> to -> why."""
 
 
+Writers = dict[object, dict[object, Op]]
+"""key -> value -> who sent it."""
+
+
 def check(observed: Observed, rules: Rules, findings: Findings) -> None:
-    ops = observed.ops
-    time = Timeline(
-        [op.invoked for op in ops], [op.ended if op.type == "ok" and op.f in MICRO_OPS else None for op in ops]
-    )
-    found: set[str] = set()
-    if not rules.jepsen and any(op.f == "txn" and op.sends for op in ops):
-        found = _Cycles(observed, time, rules, lambda op: op.f != "txn").report(findings, hide=set())
-        _Cycles(observed, time, rules, lambda op: True).report(findings, hide=found)
-        findings.allow(*(set(NAMES) - found))
+    whole = _Cycles(observed, observed.ops, observed.writer, rules)
+    if rules.jepsen:
+        whole.report(findings, hide=set())
+        findings.allow(*NAMES)
+    elif any(op.f == "txn" and op.sends for op in observed.ops):
+        pieces = list(_pieces(observed.ops))
+        writer: Writers = {}
+        for op in pieces:
+            for key, _, value in op.sends:
+                writer.setdefault(key, {})[value] = op
+        bad = _Cycles(observed, pieces, writer, rules).report(findings, hide=set())
+        whole.report(findings, hide=bad)
+        findings.allow(*(set(NAMES) - bad))
     else:
-        _Cycles(observed, time, rules, lambda op: True).report(findings, hide=found)
-        if rules.jepsen:
-            findings.allow(*NAMES)
+        whole.report(findings, hide=set())
+
+
+def _pieces(ops: Iterable[Op]) -> Iterable[Op]:
+    """The operations, each send of a transaction and its reads on their own; numbered anew."""
+    number = 0
+    for op in ops:
+        apart = op.f == "txn" and len(op.sends) + bool(op.reads) > 1
+        parts = [(op.sends, op.reads)] if not apart else [((), op.reads), *(((send,), ()) for send in op.sends)]
+        for sends, reads in parts:
+            yield msgspec.structs.replace(op, number=number, sends=sends, reads=reads)
+            number += 1
 
 
 class _Cycles:
-    """The graph of the writers that `counts` says yes to, and of all readers."""
+    """The graph of `ops`, whose place in the list is their number; `writer` knows who of them sent what."""
 
-    def __init__(self, observed: Observed, time: Timeline, rules: Rules, counts: Callable[[Op], bool]) -> None:
-        self.observed, self.ops, self.time = observed, observed.ops, time
+    def __init__(self, observed: Observed, ops: list[Op], writer: Writers, rules: Rules) -> None:
+        self.observed, self.ops, self.writer = observed, ops, writer
+        ends = [op.ended if op.type == "ok" and op.f in MICRO_OPS else None for op in ops]
+        self.time = Timeline([op.invoked for op in ops], ends)
         self.orders = ("-realtime",) if rules.jepsen else ("-process", "-realtime")
-        self.counts = counts
         self.writers = {key: self._writers_of(key) for key in observed.orders}
 
     def _writers_of(self, key: object) -> list[int]:
-        """index -> the operation that wrote that version, -1 if none that counts."""
-        written = self.observed.writer.get(key, {})
-        found = map(written.get, self.observed.orders[key].values)
-        return [op.number if op is not None and self.counts(op) else -1 for op in found]
+        """index -> the operation that wrote that version, -1 if none is known."""
+        found = map(self.writer.get(key, {}).get, self.observed.orders[key].values)
+        return [-1 if op is None else op.number for op in found]
 
     def report(self, findings: Findings, hide: set[str]) -> set[str]:
         """Adds what it finds but `hide`; gives back the names of all that it found."""
@@ -139,10 +159,10 @@ class _Cycles:
 
     def writers_read(self, op: Op, key: object, values: Iterable[object]) -> Iterable[tuple[int, object]]:
         """(writer, value) of every value that another operation wrote."""
-        written = self.observed.writer.get(key, {})
+        written = self.writer.get(key, {})
         for value in values:
             writer = written.get(value)
-            if writer is not None and writer is not op and self.counts(writer):
+            if writer is not None and writer is not op:
                 yield writer.number, value
 
 
@@ -157,14 +177,7 @@ class _Component:
         self.inside = set(nodes)
         self.members = members = sorted(node for node in nodes if node < time.size)
         self.ww, self.wr = ww, wr
-        self.next_of_process: dict[int, int] = {}
-        last: dict[int, int] = {}
-        for number in members:
-            op = ops[number]
-            if op.process in last:
-                self.next_of_process[last.pop(op.process)] = number
-            if op.type == "ok":
-                last[op.process] = number
+        self.next_of_process = _next_of_process(ops, members)
 
     def cycles(self, orders: Iterable[str]) -> Iterable[tuple[str, Example]]:
         g0 = self._find([self.ww], "")
@@ -210,9 +223,7 @@ class _Component:
     def _next_in(self, order: str, node: int) -> Iterable[int]:
         if order == "-realtime":
             return [following for following in self.time.after(node) if following in self.inside]
-        if order == "-process" and node in self.next_of_process:
-            return (self.next_of_process[node],)
-        return ()
+        return self.next_of_process.get(node, ()) if order == "-process" else ()
 
     def _search_in(self, part: list[int], data: list[Steps], order: str) -> Callable[[], Successors]:
         """For breadth-first searches in one part: real time leads straight to operations, not over completions."""
@@ -245,6 +256,26 @@ class _Component:
             steps.append(why)
             ops.append(self.ops[before])
         return {"length": len(steps), "cycle": ops[:STEPS_SHOWN_MAX], "steps": steps[:STEPS_SHOWN_MAX]}
+
+
+def _next_of_process(ops: list[Op], members: list[int]) -> dict[int, list[int]]:
+    """From what ended ok to what its process did next, up to and with the next that ended ok.
+
+    Pieces of one operation, which were invoked at once, do not follow each other.
+    """
+    following: dict[int, list[int]] = {}
+    groups: dict[int, tuple[list[int], list[int], int]] = {}
+    for number in members:
+        op = ops[number]
+        before, current, invoked = groups.get(op.process, ([], [], -1))
+        if op.invoked != invoked and current:
+            before, current = current, []
+        for one in before:
+            following.setdefault(one, []).append(number)
+        if op.type == "ok":
+            current.append(number)
+        groups[op.process] = before, current, op.invoked
+    return following
 
 
 def _targets(data: list[Steps], node: int) -> list[int]:
