@@ -291,13 +291,16 @@ class BrokerCluster(Lives):
 
     def _whole(self) -> bool:
         numbers = {number for n in self.nodes.values() if n.host is not None for number in n.host.groups}
+        shards = self.broker(self.up()[0])._context.control.shards
         for number in numbers:
             if not self.agreed(number):
                 return False
             leader = self.leaders(number)[0]
             assert leader.host is not None
             configuration = leader.host.groups[number].configuration
-            voters = min(5, len(self.nodes)) if number == 0 else min(3, self.plan.voters)
+            voters = min(3, len(self.nodes) if number in shards else self.plan.voters)
+            if number == 0:
+                voters = min(5, len(self.nodes))
             members = len(self.nodes) if number == 0 else voters
             if self.lost_voters(configuration):
                 return False

@@ -17,7 +17,7 @@ from raftbroker.state.transactions.part import TransactionsPart
 from .runner import run_transactions
 
 
-@pytest.mark.parametrize(("voters", "count"), [(3, 12), (5, 3)])
+@pytest.mark.parametrize(("voters", "count"), [(1, 3), (3, 12), (5, 3)])
 def test_seeds_pass(voters: int, count: int) -> None:
     committed = 0
     for seed in range(count):
