@@ -15,10 +15,15 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from .plants import PLANTS
-from .runner import Result, run_brokers, run_seed, run_transactions
+from .runner import Result, run_brokers, run_pipelines, run_seed, run_transactions
 
 PROGRESS_SECONDS = 5.0
-RUNS = {"replicas": run_seed, "brokers": run_brokers, "transactions": run_transactions}
+RUNS = {
+    "replicas": run_seed,
+    "brokers": run_brokers,
+    "pipelines": run_pipelines,
+    "transactions": run_transactions,
+}
 
 
 def say(text: str) -> None:
@@ -94,7 +99,11 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first one (0)")
     parser.add_argument("--nodes", type=int, default=3, help="voters: 1, 3 or 5 (3)")
     whole = parser.add_mutually_exclusive_group()
-    for what, says in (("brokers", "topics and reads through any node"), ("transactions", "transactions")):
+    for what, says in (
+        ("brokers", "topics and reads through any node"),
+        ("pipelines", "clients that speak to leaders and have several batches under way"),
+        ("transactions", "transactions"),
+    ):
         whole.add_argument(
             f"--{what}",
             dest="what",

@@ -13,6 +13,7 @@ from .cluster import Cluster, Plan
 from .lives import Lives
 from .loop import VirtualLoop, run_simulation
 from .nemesis import Nemesis
+from .pipelines import PipelineCluster, pipelines_script
 from .transactions import TransactionCluster, transactions_script
 
 Script = Callable[[Cluster], Coroutine[Any, Any, None]]
@@ -148,6 +149,17 @@ def run_transactions(seed: int, voters: int = 3, *, keep_trace: bool = False) ->
         await transactions_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
 
     return _judged(seed, lambda loop: TransactionCluster(loop, str(seed), plan, keep_trace), script)
+
+
+def run_pipelines(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
+    """Whole nodes under the same faults, with clients that speak to leaders and have several batches under way."""
+    quiet()
+    plan = Plan.draw(Random(f"{seed}/plan"), voters)
+
+    async def script(cluster: PipelineCluster) -> None:
+        await pipelines_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
+
+    return _judged(seed, lambda loop: PipelineCluster(loop, str(seed), plan, keep_trace), script)
 
 
 def quiet() -> None:

@@ -241,6 +241,29 @@ def test_a_waiting_fetch_hears_that_leadership_has_moved(tmp_path: Path) -> None
     asyncio.run(main())
 
 
+def test_a_leader_without_a_majority_calls_no_offset_out_of_range_and_none_the_latest(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(tmp_path, 3, transfer_quiet=60.0) as nodes:
+            topic = await nodes[0].broker.create_topic("t", 1, 3)
+            group = topic.partitions[0].group
+            await nodes[0].broker.produce("t", 0, batch_of(b"x"))
+            replicas = [node.broker._context.host.groups[group] for node in nodes]
+            await until(lambda: any(replica.leading for replica in replicas))
+            node = next(n for n, replica in zip(nodes, replicas, strict=True) if replica.leading)
+            client, other = await node.client(), await node.client()
+            request = fetch_request(("t", 0, 7), wait_ms=5000)
+            killing = asyncio.gather(*(one.node.kill() for one in nodes if one is not node))
+            await asyncio.sleep(0)  # from here on they answer nothing
+            client.send(request, 12)
+            found = await other.offset("t", 0, -1)
+            (answer,) = (await client.answer(request, 12)).responses[0].partitions
+            assert answer.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+            assert found.error_code in (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
+            await killing
+
+    asyncio.run(main())
+
+
 def test_there_are_no_sessions(tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path) as (node,):

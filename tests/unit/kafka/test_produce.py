@@ -281,6 +281,9 @@ def test_an_outcome_that_is_not_known_is_repeated_to_the_original_offset(tmp_pat
             (answer,) = await client.produce(("t", 0, batch), timeout_ms=5000)
             assert answer.error_code == ErrorCode.REQUEST_TIMED_OUT
             await killing
+            machine = leader.broker._context.machine(group)
+            tail = leader.broker._reads._tail  # what may be taken back must not be read from memory one day
+            assert tail.read(machine, topic.partitions[0].id, 0, 2, 1) is None
             for node in others:
                 await node.node.start()
             await until(lambda: leader_of(nodes, group) is not None)
