@@ -10,6 +10,8 @@ meanwhile; whoever asked asks the next leader with the same member id, and finds
 import asyncio
 import logging
 
+import msgspec
+
 from consensus.errors import NotLeader
 from raftbroker.broker.context import Context
 from raftbroker.broker.errors import InvalidRequest
@@ -209,6 +211,8 @@ class Coordination:
             return refused
         if request.epoch < 0:
             return await self._leave(request)
+        if request.epoch == 0:
+            request = msgspec.structs.replace(request, owned={})
         deadline = asyncio.get_running_loop().time() + request.timeout
         error = await self._subscribe(driver, request, deadline)
         if error is not None:

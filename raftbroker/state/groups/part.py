@@ -316,7 +316,7 @@ class Groups:
         group = self.groups.get(query.name)
         if group is None:
             return views.OffsetsAnswer(None, tuple(CommittedOffset(*_pair(name)) for name in query.partitions or ()))
-        if group.consumer is not None and (query.member_id is not None or query.epoch >= 0):
+        if group.consumer is not None and (query.member_id or query.epoch >= 0):
             member = group.consumer.members.get(query.member_id or "")
             if member is None:
                 return views.OffsetsAnswer(GroupError.UNKNOWN_MEMBER_ID)

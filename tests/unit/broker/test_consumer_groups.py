@@ -26,6 +26,8 @@ OPTIONS = GroupOptions(session_ms_min=100, initial_rebalance_delay_ms=100, consu
 async def topic_cluster(path: Path, count: int, partitions: int = 6) -> AsyncIterator[list[TestNode]]:
     async with cluster(path, count, groups=OPTIONS, transfer_quiet=60.0) as nodes:
         await nodes[0].broker.create_topic("t", partitions, min(count, 3))
+        for name in ("g", "c"):
+            await coordinator(nodes, name)
         yield nodes
 
 
