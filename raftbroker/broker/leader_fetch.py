@@ -27,8 +27,8 @@ from raftbroker.broker.waiting import EndWaiters
 from raftbroker.state.partition import PartitionMachine
 
 BARRIER_SECONDS = 5.0
-TURN_BYTES = 1 << 20
-"""Read from the disk before others get the loop."""
+TURN_BYTES, TURN_PARTITIONS = 1 << 20, 256
+"""Read, or looked at, before others get the loop."""
 REST_SECONDS = 0.002
 """How long a reader that wants much lets small appends gather, once woken, before it looks again."""
 
@@ -114,7 +114,9 @@ class LeaderFetch:
         places: list[tuple[Led, int]] = []
         beyond: list[tuple[int, Led]] = []
         read = 0
-        for position in request.order:
+        for looked, position in enumerate(request.order, 1):
+            if looked % TURN_PARTITIONS == 0:
+                await asyncio.sleep(0)
             one, reading = request.wanted[position], request.readings[position]
             if reading.full or reading.error is not None:
                 continue
