@@ -32,6 +32,7 @@ from raftbroker.broker.metadata import Metadata, MetadataView
 from raftbroker.broker.offsets import Offsets
 from raftbroker.broker.produce import Producer
 from raftbroker.broker.producer_ids import ProducerIds
+from raftbroker.broker.queues import Queues
 from raftbroker.broker.reconcile import Reconciler
 from raftbroker.broker.replica_read import ReplicaReads
 from raftbroker.broker.reports import Reports
@@ -99,6 +100,7 @@ class Broker:
         self.transactions = Transactions(context, self._router, self.shards, leading, self._producer, self.producer_ids)
         self.consumer_groups = ConsumerGroups(context, self._router, self.shards, self._topics)
         self.group_positions = GroupPositions(context, self.shards, self.consumer_groups, self._topics, self._offsets)
+        self.queues = Queues(context, self._router, self.shards)
         fetch = LeaderFetch(context, leading, self._waiters, self._reads)
         self.leader_side = LeaderSide(leading, self._producer, fetch, self._offsets)
         self._clocks = Clocks(context)
@@ -116,6 +118,7 @@ class Broker:
         self.producer_ids.serve(calls)
         self.transactions.serve(calls)
         self.consumer_groups.serve(calls)
+        self.queues.serve(calls)
         calls.serve(wire.PRODUCE, self._producer.serve)
         calls.serve(wire.FETCH, self._fetcher.fetch_here)
         calls.serve(wire.OFFSETS, self._offsets.offsets_here)
@@ -172,6 +175,7 @@ class Broker:
         self.shards.stop()
         await self.transactions.stop()
         await self.consumer_groups.stop()
+        await self.queues.stop()
         await self._reports.stop()
         await self._reads.stop()
 

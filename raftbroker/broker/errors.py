@@ -126,6 +126,18 @@ class NonEmptyGroup(GroupRefused):
     """The group has members, and what was asked for needs one that has none."""
 
 
+class UnknownQueue(Rejected):
+    """No queue of that name (or it was deleted meanwhile)."""
+
+
+class UnknownMessage(Rejected):
+    """The queue knows of no message of that id, or not any more."""
+
+
+class QueueRefused(Rejected):
+    """A queue's state does not allow what was asked; the message says why."""
+
+
 class OffsetOutOfRange(Rejected):
     """The offset lies below the log start offset or above the high watermark."""
 
@@ -152,6 +164,10 @@ class Throttled(Retriable):
     def __init__(self, message: str, *, retry_after_ms: int = 100, field: str | None = None) -> None:
         super().__init__(message, field=field)
         self.retry_after_ms = retry_after_ms
+
+
+class QueueFull(Retriable):
+    """A bound on what the queues of a shard hold is reached: it takes consumers to make room."""
 
 
 class StorageFull(Retriable):

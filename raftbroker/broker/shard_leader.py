@@ -6,7 +6,7 @@ that many ops share one fsync. An op's outcome is that of its entry being applie
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -32,6 +32,8 @@ TICK_SECONDS = 1.0
 """How often time is written down while something is due later: what a change of leader may hold it up by."""
 TICK_TIMEOUT = 10.0
 RETRY_AFTER_MS = 100
+PAYLOAD_BYTES_MAX = 1 << 30
+"""Of one read: who asks has bounded it."""
 
 Listener = Callable[[int], None]
 
@@ -214,10 +216,12 @@ class ShardLeader:
                 one.future.set_result(outcomes[position])
         self._flush_soon()
 
-    def payload(self, number: int) -> bytes | None:
-        """A payload that the applied state refers to; None where it is not on this disk, which is damage."""
-        found = self._context.records.read(payload_space(self.id), number, number + 1, 1)
-        return found[0][1] if found else None
+    def payloads(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Payloads that the applied state refers to, by number; one that is not on this disk is damage."""
+        found: dict[int, bytes] = {}
+        for first, stop in _runs(numbers):
+            found.update(self._context.records.read(payload_space(self.id), first, stop, PAYLOAD_BYTES_MAX))
+        return found
 
     # --- time ---------------------------------------------------------------------------------------------
 
@@ -297,6 +301,19 @@ class ShardLeader:
         """The node stops."""
         self._leading = False
         self._stop_timer()
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The ranges, each from its first to behind its last, of numbers side by side."""
+    first = stop = -1
+    for number in sorted(numbers):
+        if number != stop:
+            if first >= 0:
+                yield first, stop
+            first = number
+        stop = number + 1
+    if first >= 0:
+        yield first, stop
 
 
 def _fail(one: _Waiting, error: BaseException) -> None:

@@ -108,7 +108,7 @@ class Shards:
         """What became of the op. `mode` REPEATABLE for an op that may be decided twice and means the same.
         `shard` where it is not that of the op's name."""
         raw = _encode(op)
-        await self._made(timeout)
+        await self.made(timeout)
         group = shard or self.shard_of(op.name)
 
         async def here(request: ShardOpRequest) -> Any:
@@ -127,7 +127,7 @@ class Shards:
 
     async def query(self, query: Query[O], timeout: float, *, shard: int = 0) -> O:
         """Linearizable. `shard` where it is not that of the query's name."""
-        await self._made(timeout)
+        await self.made(timeout)
         group = shard or self.shard_of(query.name)
         raw = _encode(query)
 
@@ -147,7 +147,7 @@ class Shards:
         typed: O = self._typed(answer, query.answer)
         return typed
 
-    async def _made(self, timeout: float) -> None:
+    async def made(self, timeout: float) -> None:
         """A node that has just started may not know yet that there are shards: asks it of its control state once."""
         if not self._context.control.shards:
             group = self._context.control_group
@@ -211,10 +211,15 @@ class Shards:
 
     def payload(self, shard: int, number: int) -> bytes:
         """A payload the applied state refers to. A missing one is damage: the replica leaves its group."""
+        return self.payloads(shard, (number,))[0]
+
+    def payloads(self, shard: int, numbers: Sequence[int]) -> list[bytes]:
+        """Several, in their order; those side by side are read in one go."""
         leader = self._leader(shard)
-        found = leader.payload(number)
-        if found is None:
-            damage = Damaged(f"payload {number} of coordinator shard {shard} is missing")
+        found = leader.payloads(numbers)
+        if len(found) < len(numbers):
+            missing = next(number for number in numbers if number not in found)
+            damage = Damaged(f"payload {missing} of coordinator shard {shard} is missing")
             leader.group().damage(damage)
             raise NotLeader(shard, None, str(damage))
-        return found
+        return [found[number] for number in numbers]

@@ -39,9 +39,12 @@ BAD_REQUEST = 40002
 NO_TOPIC = 40401
 NO_PARTITION = 40402
 NO_GROUP = 40405
+NO_QUEUE = 40406
+NO_MESSAGE = 40407
 NOT_ACCEPTABLE = 40601
 TOPIC_EXISTS = 40902
 ILLEGAL_STATE = 40903
+LOCK_LOST = 40904
 TOO_LARGE = 413
 UNSUPPORTED_MEDIA = 415
 OUT_OF_RANGE = 416
@@ -79,12 +82,16 @@ CODES: dict[type[errors.BrokerError], int] = {
     errors.InvalidTransaction: ILLEGAL_STATE,
     errors.UnknownProducer: ILLEGAL_STATE,
     errors.ChangeRejected: ILLEGAL_STATE,
+    errors.UnknownQueue: NO_QUEUE,
+    errors.UnknownMessage: NO_MESSAGE,
+    errors.QueueRefused: ILLEGAL_STATE,
     errors.UnknownConsumerGroup: NO_GROUP,
     errors.GroupRefused: ILLEGAL_STATE,
     errors.NonEmptyGroup: ILLEGAL_STATE,
     errors.Rejected: BAD_REQUEST,
     errors.Retriable: UNAVAILABLE,
     errors.Throttled: TOO_MANY,
+    errors.QueueFull: TOO_MANY,
     errors.StorageFull: STORAGE_FULL,
     errors.Unavailable: UNAVAILABLE,
     errors.TooFewReplicas: UNAVAILABLE,
@@ -97,6 +104,7 @@ CODES: dict[type[errors.BrokerError], int] = {
 """The status and code of each of the broker's errors. A test checks that none is missing."""
 
 _RETRY_AFTER_SECONDS = 1.0
+_LATER = (TOO_MANY, UNAVAILABLE, STORAGE_FULL)
 _UNKNOWN_OUTCOME_HELP = (
     " Whether it was done is unknown: it may still happen. Read before you repeat it; or send produce requests with an"
     " Idempotency-Key header, then repeating the same request is safe and gives the same offsets."
@@ -113,7 +121,7 @@ def problem_of(error: errors.BrokerError) -> Problem:
         message += _UNKNOWN_OUTCOME_HELP
     if isinstance(error, errors.Throttled):
         return Problem(code, message, retry_after=error.retry_after_ms / 1000)
-    return Problem(code, message, retry_after=_RETRY_AFTER_SECONDS if code in (UNAVAILABLE, STORAGE_FULL) else None)
+    return Problem(code, message, retry_after=_RETRY_AFTER_SECONDS if code in _LATER else None)
 
 
 def problem_response(problem: Problem, request_id: str) -> web.Response:

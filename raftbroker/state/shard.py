@@ -11,7 +11,7 @@ and no clock that jumps lets a lock go.
 
 Rows: b"t" (time, next payload number); all others belong to the part that has their first byte among its `kinds`.
 
-Payloads of ops (the bodies of queue messages) are numbered by the leader from 0, each number once, gaps possible, and
+Payloads of ops (the bodies of queue messages) are numbered by the leader from 1, each number once, gaps possible, and
 lie among the log's payloads under `payload_space(group)`.
 """
 
@@ -141,7 +141,7 @@ class Watcher(Protocol):
 
 class _TimeRow(msgspec.Struct, frozen=True, array_like=True):
     time_ms: int = 0
-    next_payload: int = 0
+    next_payload: int = 1
 
 
 _decode_time = msgspec.msgpack.Decoder(_TimeRow).decode

@@ -9,6 +9,8 @@ from raftbroker.state.errors import InvalidConfig
 
 DAY_MS = 86_400_000
 LOCK_MS_MAX = 12 * 3_600_000
+DEDUP_MS_MIN = 60_000
+"""More than a request lasts: one that is tried again within it is always recognised."""
 RETENTION_MS_MAX = 3660 * DAY_MS
 NAME_CHARACTERS_MAX = 249
 
@@ -64,8 +66,8 @@ DEFINITIONS = {
         Definition(
             "dedup.window.ms",
             "dedup_window_ms",
-            "For how long a dedup_id, or an Idempotency-Key, is remembered after it was sent; 0: not at all.",
-            0,
+            "For how long a dedup_id, or an Idempotency-Key, is remembered after it was sent.",
+            DEDUP_MS_MIN,
             7 * DAY_MS,
         ),
         Definition(

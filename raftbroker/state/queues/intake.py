@@ -93,7 +93,7 @@ class Intake:
     def _remember(
         self, queue: Queue, op: SendMessages, ids: dict[bytes, int], numbers: list[int], change: Change
     ) -> None:
-        if (ids or op.request) and queue.config.dedup_window_ms > 0:
+        if ids or op.request:
             asked = (op.request, op.fingerprint, tuple(numbers)) if op.request else ()
             brought = Brought(change.time_ms, tuple(ids.items()), *asked)
             self._book.dedup_count += queue.window.add(self._book.sequence(change), brought, change)

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from raftbroker.state.queues.config import ConfigValue
-from raftbroker.state.queues.queue import Totals
-from raftbroker.state.shard import Op, Query
+from raftbroker.state.shard import Op
 
 MESSAGES_PER_OP = 1000
 
@@ -28,37 +27,6 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
     code: str
     message: str
     field: str | None = None
-
-
-class QueueView(msgspec.Struct, frozen=True, array_like=True, tag="queue"):
-    """A queue as of `time_ms`."""
-
-    name: str
-    configs: dict[str, ConfigValue]
-    created_ms: int
-    time_ms: int
-    available: int
-    delayed: int
-    blocked: int
-    """Wait for the message before them of their key."""
-    locked: int
-    dead: int
-    """Kept aside in the queue, as it has no dead-letter queue."""
-    moving: int
-    """Dead, or to be brought back, and on their way to another queue."""
-    size_bytes: int
-    """Of the bodies, roughly."""
-    oldest_ms: int
-    """When the oldest message that is neither consumed nor dead was sent; 0 where there is none."""
-    totals: Totals
-    sent_per_second: float
-    delivered_per_second: float
-    acknowledged_per_second: float
-
-    @property
-    def depth(self) -> int:
-        """Messages that are neither consumed nor dead."""
-        return self.available + self.delayed + self.blocked + self.locked
 
 
 # --- queues -----------------------------------------------------------------------------------------------
@@ -267,23 +235,6 @@ class Shipped(Op[Done], frozen=True, array_like=True, tag=72):
     parcels: tuple[tuple[int, int], ...]
 
 
-# --- queries ----------------------------------------------------------------------------------------------
-
-
-class Queues(msgspec.Struct, frozen=True, array_like=True):
-    queues: tuple[QueueView, ...]
-
-
-class ListQueues(Query[Queues], frozen=True, array_like=True, tag=60):
-    """Of this shard; the name says nothing."""
-
-    answer: ClassVar[Any] = Queues
-
-
-class GetQueue(Query[QueueView | Refusal], frozen=True, array_like=True, tag=61):
-    answer: ClassVar[Any] = QueueView | Refusal
-
-
 OPS: tuple[type[Op[Any]], ...] = (
     PutQueue,
     DeleteQueue,
@@ -299,5 +250,3 @@ OPS: tuple[type[Op[Any]], ...] = (
     TakeMessages,
     Shipped,
 )
-
-QUERIES: tuple[type[Query[Any]], ...] = (ListQueues, GetQueue)

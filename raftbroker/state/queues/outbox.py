@@ -9,7 +9,7 @@ Rows: b"qP" sequence u64be -> the parcel; b"qK" queue id u32be, source shard u64
 """
 
 import struct
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 
 import msgspec
@@ -59,6 +59,8 @@ class Outbox:
     def __init__(self) -> None:
         self.bytes = 0
         """About what its rows take, at most."""
+        self.receipts_of: Counter[str] = Counter()
+        """By queue of the messages."""
         self._parcels: dict[int, Parcel] = {}
         self._channels: dict[str, deque[int]] = {}
         """Destination -> sequences, ascending; those at its front that are done are dropped when it is looked at."""
@@ -83,6 +85,7 @@ class Outbox:
         self._channels.setdefault(parcel.to, deque()).append(parcel.sequence)
         if parcel.kind == RECEIPT:
             self._receipts.append((parcel.at_ms, parcel.sequence))
+            self.receipts_of[parcel.queue] += 1
         self.bytes += parcel.row_bytes
 
     def add(self, parcel: Parcel, change: Change) -> None:
@@ -98,6 +101,10 @@ class Outbox:
         if parcel is None:
             return None
         self.bytes -= parcel.row_bytes
+        if parcel.kind == RECEIPT:
+            self.receipts_of[parcel.queue] -= 1
+            if not self.receipts_of[parcel.queue]:
+                del self.receipts_of[parcel.queue]
         change.delete(_KEY.pack(b"qP", sequence))
         channel = self._channels[parcel.to]
         while channel and channel[0] not in self._parcels:

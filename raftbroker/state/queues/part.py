@@ -9,7 +9,6 @@ from typing import Any
 
 from raftbroker.state.errors import InvalidConfig
 from raftbroker.state.queues import ops as asked
-from raftbroker.state.queues import views
 from raftbroker.state.queues.book import Book
 from raftbroker.state.queues.config import QueueConfig, changed
 from raftbroker.state.queues.delivery import Deliveries
@@ -20,7 +19,7 @@ from raftbroker.state.queues.ops import Counted, Refusal
 from raftbroker.state.queues.outbox import mark_key
 from raftbroker.state.queues.queue import Queue, QueueRow, Totals, queue_key
 from raftbroker.state.queues.restoring import all_rows, restore
-from raftbroker.state.shard import Change
+from raftbroker.state.shard import Change, Query
 
 QUEUES_MAX = 2_500
 """In one shard."""
@@ -34,7 +33,7 @@ class QueuesPart:
     """A `shard.Part`."""
 
     ops = asked.OPS
-    queries = asked.QUERIES
+    queries: tuple[type[Query[Any]], ...] = ()
     kinds = b"q"
 
     def __init__(self) -> None:
@@ -43,7 +42,6 @@ class QueuesPart:
     def _reset(self) -> None:
         self.book = Book()
         self._graves = Graves(self.book)
-        self._time_ms = 0
         self._timers: list[int] = []
         """When to look at which queue: a heap of times and queue ids."""
         self._intake = Intake(self.book, self._make_queue, self._schedule)
@@ -76,17 +74,12 @@ class QueuesPart:
         return all_rows(self.book, self._graves)
 
     def apply(self, op: Any, change: Change) -> Any:
-        self._time_ms = change.time_ms
         outcome = self._apply[type(op)](op, change)
         self.book.write_fates(change)
         return outcome
 
     def query(self, query: Any) -> Any:
-        if isinstance(query, asked.ListQueues):
-            queues = sorted(self.book.queues.items())
-            return asked.Queues(tuple(views.view_queue(self.book, queue, self._time_ms) for _, queue in queues))
-        queue = self.book.queues.get(query.name)
-        return no_queue(query.name) if queue is None else views.view_queue(self.book, queue, self._time_ms)
+        raise LookupError("the queues are looked at where they are led, with the time there: see `views`")
 
     def payload_ranges(self) -> list[tuple[int, int]]:
         return self.book.segments.payload_ranges()
@@ -109,7 +102,6 @@ class QueuesPart:
 
     def advance(self, change: Change) -> None:
         book, left = self.book, EVENTS_PER_ENTRY
-        self._time_ms = change.time_ms
         looked_at: dict[int, Queue] = {}
         while left and (number := book.timers.pop_due(change.time_ms)) is not None:
             message = book.segments.get(number)

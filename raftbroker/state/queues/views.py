@@ -6,7 +6,7 @@ from itertools import islice
 import msgspec
 
 from raftbroker.state.queues.book import Book
-from raftbroker.state.queues.config import shown
+from raftbroker.state.queues.config import ConfigValue, shown
 from raftbroker.state.queues.messages import (
     BLOCKED,
     DEAD,
@@ -19,11 +19,43 @@ from raftbroker.state.queues.messages import (
     Delivery,
     Message,
 )
-from raftbroker.state.queues.ops import QueueView
-from raftbroker.state.queues.queue import Queue
+from raftbroker.state.queues.queue import Queue, Totals
 
 LOOKED_AT_MAX = 10_000
 """Numbers that one look may pass, stale ones included."""
+
+
+class QueueView(msgspec.Struct, frozen=True, array_like=True):
+    """A queue as of `time_ms`."""
+
+    name: str
+    configs: dict[str, ConfigValue]
+    created_ms: int
+    time_ms: int
+    available: int
+    delayed: int
+    blocked: int
+    """Wait for the message before them of their key."""
+    locked: int
+    dead: int
+    """Kept aside in the queue, as it has no dead-letter queue."""
+    moving: int
+    """Dead, or to be brought back, and on their way to another queue."""
+    size_bytes: int
+    """Of the bodies, roughly."""
+    oldest_ms: int
+    """When the oldest message that is neither consumed nor dead was sent; 0 where there is none."""
+    receipts: int
+    """That wait to be delivered."""
+    totals: Totals
+    sent_per_second: float
+    delivered_per_second: float
+    acknowledged_per_second: float
+
+    @property
+    def depth(self) -> int:
+        """Messages that are neither consumed nor dead."""
+        return self.available + self.delayed + self.blocked + self.locked
 
 
 class MessageView(msgspec.Struct, frozen=True, array_like=True):
@@ -62,6 +94,7 @@ def view_queue(book: Book, queue: Queue, time_ms: int) -> QueueView:
         moving=counts[MOVING],
         size_bytes=queue.units * UNIT,
         oldest_ms=oldest.sent_ms if oldest is not None else 0,
+        receipts=book.outbox.receipts_of[queue.name],
         totals=msgspec.structs.replace(queue.totals),
         sent_per_second=queue.sent_rate.per_second(time_ms),
         delivered_per_second=queue.delivered_rate.per_second(time_ms),

@@ -169,6 +169,7 @@ def test_a_delay_beyond_the_retention_is_refused(world: World) -> None:
         ("lock.ms", True),
         ("max.deliveries", -1),
         ("retention.ms", -2),
+        ("dedup.window.ms", 0),
         ("dead.letter.queue", "q"),
         ("dead.letter.queue", 5),
         ("ordered.by.key", "yes"),

@@ -49,18 +49,10 @@ def test_a_repeated_request_has_the_same_outcome_and_another_body_is_refused(wor
     world.check()
 
 
-def test_a_window_of_zero_remembers_nothing(world: World) -> None:
-    world.put(dedup_window_ms=0)
-    world.send("q", draft(dedup=ONE))
-    assert world.send("q", draft(dedup=ONE)).duplicates == ()
-    assert world.part.book.dedup_count == 0
-    world.check()
-
-
 def test_a_window_that_is_shortened_forgets_at_once(world: World) -> None:
     world.send("q", draft(dedup=ONE))
-    world.tick(10_000)
-    world.put(dedup_window_ms=10_000)
+    world.tick(60_000)
+    world.put(dedup_window_ms=60_000)
     world.settle()
     assert world.send("q", draft(dedup=ONE)).duplicates == ()
 

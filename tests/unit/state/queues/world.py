@@ -12,11 +12,9 @@ from raftbroker.state.queues.config import ConfigValue
 from raftbroker.state.queues.ops import (
     Acknowledge,
     Draft,
-    GetQueue,
     Held,
     PutQueue,
     QueuePut,
-    QueueView,
     Received,
     ReceiveMessages,
     Refusal,
@@ -26,6 +24,7 @@ from raftbroker.state.queues.ops import (
     Token,
 )
 from raftbroker.state.queues.part import QueuesPart
+from raftbroker.state.queues.views import QueueView, view_queue
 from raftbroker.state.shard import Op, ShardEntry, ShardMachine
 
 GROUP = 5
@@ -177,9 +176,8 @@ class World:
         return settled.words
 
     def view(self, name: str = "q") -> QueueView:
-        view = self.first.machine.query(GetQueue(name))
-        assert isinstance(view, QueueView), view
-        return view
+        book = self.part.book
+        return view_queue(book, book.queues[name], self.now)
 
     def check(self) -> None:
         for replica in self.replicas:
