@@ -1,5 +1,6 @@
 """`python -m jepsen`: the commands of the chaos harness."""
 
+import gc
 import sys
 from pathlib import Path
 from random import Random
@@ -51,6 +52,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Write the verdict as JSON, for programs.")] = False,
 ) -> None:
     """Judges any history in this form; exits with 0 if it is valid, 1 if not, 2 if that cannot be told."""
+    gc.disable()  # a history is millions of small objects without cycles, and this process ends with the verdict
     sys.exit(check_history(history, workload, sub_via, jepsen_rules=jepsen_rules, as_json=as_json))
 
 

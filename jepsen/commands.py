@@ -5,6 +5,7 @@ import contextlib
 import logging
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,12 @@ def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
     return found
 
 
+def _one_of(given: str, choices: Sequence[str], option: str) -> str:
+    if given not in choices:
+        raise typer.BadParameter(f"{given!r} is none of {', '.join(choices)}", param_hint=option)
+    return given
+
+
 def run_one(
     workload: Annotated[str, typer.Option(help=f"What clients do: {', '.join(WORKLOADS)}.")] = "log",
     nodes: Annotated[int, typer.Option(min=1, max=5, help="Nodes of the cluster that is started.")] = 3,
@@ -48,6 +55,9 @@ def run_one(
     concurrency: Annotated[int, typer.Option(min=1, max=500, help="Workers, each with a client of its own.")] = 20,
     seed: Annotated[int | None, typer.Option(help="Of what is done and broken. Drawn where it is not given.")] = None,
     client: Annotated[str, typer.Option(help="Which clients: http, kafka or both.")] = "http",
+    sub_via: Annotated[
+        str, typer.Option(metavar="assign|subscribe", help="How Kafka's consumers come by their partitions.")
+    ] = "assign",
     net: Annotated[str, typer.Option(help=f"How nodes are cut off: {', '.join(KINDS)}.")] = "auto",
     hold: Annotated[float, typer.Option(help="How long a fault holds, seconds on average.")] = 6.0,
     quiet: Annotated[float, typer.Option(help="How long nothing is broken between faults, seconds on average.")] = 5.0,
@@ -82,8 +92,9 @@ def run_one(
         rate=rate,
         concurrency=concurrency,
         seed=secrets.randbits(32) if seed is None else seed,
-        client=client,
-        net=net,
+        client=_one_of(client, ("http", "kafka", "both"), "--client"),
+        sub_via=_one_of(sub_via, ("assign", "subscribe"), "--sub-via"),
+        net=_one_of(net, KINDS, "--net"),
         hold=hold,
         quiet=quiet,
         store=store,

@@ -18,6 +18,7 @@ class Options:
     concurrency: int = 20
     seed: int = 0
     client: str = "http"
+    sub_via: str = "assign"
     net: str = "auto"
     hold: float = 6.0
     quiet: float = 5.0

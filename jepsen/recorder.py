@@ -36,6 +36,8 @@ class Outcome:
     extra: Mapping[str, object] = field(default_factory=dict)
     keys: tuple[int, ...] | None = None
     """The keys for which it ended ok, where that is not all of the operation's."""
+    reached: Mapping[int, int] = field(default_factory=dict)
+    """Per key, the offset at which its reader goes on; not recorded."""
 
     @classmethod
     def failed(cls, error: str) -> "Outcome":

@@ -135,6 +135,7 @@ def _setting(options: Options, cluster: Cluster, variants: dict[str, tuple[str, 
         concurrency=options.concurrency,
         replication_factor=None if "membership" in variants else min(options.nodes, 5),
         client=options.client,
+        sub_via=options.sub_via,
     )
 
 
@@ -177,6 +178,7 @@ async def _work(
                 task.cancel()
     finally:
         await asyncio.gather(*(worker.close() for worker in workers), return_exceptions=True)
+        await workload.close()
     _collect(run, nemesis, cluster, watch)
 
 
@@ -244,7 +246,7 @@ def _about(options: Options) -> dict[str, object]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "workload": options.workload,
-        "sub_via": WORKLOADS[options.workload].sub_via,
+        "sub_via": options.sub_via,
         "options": asdict(options),
         "settings": SETTINGS,
         "commit": commit.stdout.strip() or None,

@@ -11,9 +11,12 @@ everything away, and what a killed run left behind goes when its number comes ro
 import asyncio
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
+
+import psutil
 
 from jepsen.net.shape import Pair, Shape
 
@@ -64,7 +67,7 @@ class NamespaceNetwork:
         return f"rb-{self._tag}-{node}"
 
     async def start(self, nodes: list[int]) -> None:
-        await self._remove([*nodes, *range(max(nodes) + 1, 10)])
+        await _remove_leftovers()
         await _ip("link", "add", self._bridge, "type", "bridge")
         await _ip("address", "add", f"{self._subnet}.254/24", "dev", self._bridge)
         await _ip("link", "set", self._bridge, "up")
@@ -94,19 +97,26 @@ class NamespaceNetwork:
             raise NotImplementedError("links are slow and lossy only with --net proxy")
 
     async def stop(self) -> None:
-        await self._remove(self._nodes)
-
-    async def _remove(self, nodes: list[int]) -> None:
-        """What is there of this network, now or from a run before."""
-        for node in nodes:
+        for node in self._nodes:
             await _ip("netns", "delete", self._namespace(node), check=False)
         await _ip("link", "delete", self._bridge, check=False)
 
 
-async def _ip(*arguments: str, check: bool = True) -> None:
+async def _remove_leftovers() -> None:
+    """Networks of runs whose process is gone."""
+    for name in re.findall(r"^rb-(?:probe-)?\d+\S*", await _ip("netns", "list"), re.MULTILINE):
+        if not psutil.pid_exists(int(re.findall(r"\d+", name)[0])):
+            await _ip("netns", "delete", name, check=False)
+    for name, pid in re.findall(r"\d+: (rb(\d+)x\d+)[:@]", await _ip("-o", "link", "show", "type", "bridge")):
+        if not psutil.pid_exists(int(pid)):
+            await _ip("link", "delete", name, check=False)
+
+
+async def _ip(*arguments: str, check: bool = True) -> str:
     process = await asyncio.create_subprocess_exec(
-        "ip", *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        "ip", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    _, errors = await process.communicate()
+    said, errors = await process.communicate()
     if check and process.returncode != 0:
         raise OSError(f"`ip {' '.join(arguments)}` failed: {errors.decode(errors='replace').strip()}")
+    return said.decode(errors="replace")

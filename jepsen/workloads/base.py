@@ -26,6 +26,8 @@ class Setting:
     """Of the topics; None: the cluster's default."""
     client: str
     """"http", "kafka" or "both"."""
+    sub_via: str = "assign"
+    """How consumers come by their partitions: "assign" or "subscribe"."""
 
 
 class Client(ABC):
@@ -45,8 +47,6 @@ class Workload(ABC):
 
     name: str
     writes: tuple[str, ...] = ("send",)
-    sub_via: str = "assign"
-    """How consumers come by their keys, for the checker."""
     keys: tuple[int, ...] = ()
     """All that it works on; known after `setup`."""
 
@@ -85,6 +85,9 @@ class Workload(ABC):
             body["replication_factor"] = self.setting.replication_factor
         # 409: an attempt before, whose answer did not come, has made it.
         await until_answer(http, "POST", f"/v3/clusters/{self.cluster_id}/topics", body, (201, 409), SETUP_SECONDS)
+
+    async def close(self) -> None:  # noqa: B027  most hold nothing
+        """After the last client was closed."""
 
     @abstractmethod
     def client(self, process: int, worker: int) -> Client:

@@ -11,40 +11,19 @@ more (`:final-read`): the logs of all nodes must be equal.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from random import Random
-from typing import NamedTuple
 
-from jepsen.client import Answer, Http, NotSent, Unclear, certainly_not_done, until_answer
-from jepsen.edn import Keyword
+from jepsen.client import Http
 from jepsen.recorder import NOTHING, Op, Outcome
 from jepsen.workloads.base import Client, Setting, Workload
+from jepsen.workloads.kafka_child import Child, KafkaClient
+from jepsen.workloads.log_http import FINAL, PARTITIONS, POLL, SEND, TOPICS, HttpLogClient, end_at_last, topic_name
 
-TOPICS, PARTITIONS = 2, 4
 SENDS_MAX = 4
-POLL_RECORDS = 64
-FINAL_RECORDS = 2000
-END_SECONDS = 60.0
 PROBES = 4
 """Every so manieth worker only probes: from its own node, one partition after the other, and never waits for long."""
 PROBE_SECONDS = 1.0
-REPEATS = 3
-REPEAT_SECONDS = 0.3
-JSON_V2 = {"Content-Type": "application/vnd.kafka.json.v2+json"}
-ACCEPT = {"Accept": "application/vnd.kafka.json.v2+json"}
-FINAL = "final"
-SEND, POLL = Keyword("send"), Keyword("poll")
-
-Pairs = list[tuple[int, int]]
-"""(offset, value)."""
-
-
-class Sent(NamedTuple):
-    """What became of one record: its offset where it is appended; `fail` where it certainly is not; else unknown."""
-
-    offset: int | None = None
-    fail: bool = False
-    error: str = ""
 
 
 class LogWorkload(Workload):
@@ -67,19 +46,33 @@ class LogWorkload(Workload):
         """Workers whose clients have been assigned partitions."""
         self._final_reads: dict[int, dict[int, int]] = {}
         self._ending = False
+        self._children: dict[int, Child] = {}
 
     @property
     def remarks(self) -> list[str]:
-        return ["subscribe over HTTP: not exercised, this version has no consumer groups over HTTP"]
+        if self.setting.sub_via == "subscribe" and self.setting.client != "kafka":
+            return ["subscribe over HTTP: those clients are assigned their partitions"]
+        return []
 
     async def prepare(self, http: Http) -> None:
         for topic in range(TOPICS):
             await self.make_topic(http, topic_name(topic), PARTITIONS)
 
-    def client(self, process: int, worker: int) -> "LogClient":
+    def client(self, process: int, worker: int) -> Client:
+        if self._kafka(worker) and not (self._ending and worker < len(self.setting.urls)):
+            child = self._children.setdefault(worker, Child())
+            return KafkaClient(child, self.setting.kafka, process)
         if self._probes(worker) and not self._ending:
-            return LogClient(self.setting.urls, self.cluster_id, process, worker // PROBES, PROBE_SECONDS)
-        return LogClient(self.setting.urls, self.cluster_id, process, worker)
+            return HttpLogClient(self.setting.urls, self.cluster_id, process, worker // PROBES, PROBE_SECONDS)
+        return HttpLogClient(self.setting.urls, self.cluster_id, process, worker)
+
+    def _kafka(self, worker: int) -> bool:
+        """Whether this worker's clients speak Kafka's protocol. Those that probe speak HTTP."""
+        kind = self.setting.client
+        return kind != "http" and not self._probes(worker) and (kind == "kafka" or worker % 2 == 0)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(child.kill() for child in self._children.values()))
 
     # --- drawing --------------------------------------------------------------------------------------------
 
@@ -100,15 +93,17 @@ class LogWorkload(Workload):
         draw = random.random()
         fresh = worker not in self._assigned
         if draw < 0.02 or fresh:
+            if self.setting.sub_via == "subscribe" and self._kafka(worker):
+                return Op("subscribe", self.keys)
             keys = tuple(sorted(random.sample(self.keys, random.randint(1, len(self.keys)))))
             return Op("assign", keys, {"seek-to-beginning?": True} if fresh and random.random() < 0.5 else NOTHING)
         if draw < 0.024:
             return Op("crash")
         if draw < 0.5:
             return Op("poll", ((POLL,),))
-        return self._send(random)
+        return self._send(random, kafka=self._kafka(worker))
 
-    def _send(self, random: Random) -> Op:
+    def _send(self, random: Random, *, kafka: bool) -> Op:
         """One to four records, all to one partition, or to several of one topic, each on its own: a "txn" in Jepsen's
         words."""
         count = random.randint(1, SENDS_MAX)
@@ -119,8 +114,9 @@ class LogWorkload(Workload):
         else:
             keys = [first] * count
         several = tuple(dict.fromkeys(keys))
+        apart = len(several) > 1 or (kafka and count > 1)
         sends = tuple((SEND, key, next(self._values[key])) for key in keys)
-        return Op("send" if len(several) == 1 else "txn", sends, keys=several)
+        return Op("txn" if apart else "send", sends, keys=several)
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -129,7 +125,7 @@ class LogWorkload(Workload):
         self._ending = True
         http = Http(self.setting.urls, worker)
         try:
-            self._ends = {key: await _end_at_last(http, key) for key in self.keys}
+            self._ends = {key: await end_at_last(http, key) for key in self.keys}
         finally:
             await http.close()
         if worker < len(self.setting.urls):
@@ -144,8 +140,10 @@ class LogWorkload(Workload):
     def saw(self, worker: int, op: Op, outcome: Outcome) -> None:
         if outcome.type == "info":
             self._assigned.discard(worker)
-        elif outcome.type == "ok" and op.f == "assign":
+        elif outcome.type == "ok" and op.f in ("assign", "subscribe"):
             self._assigned.add(worker)
+        if worker in self._final_reads:
+            self._final_reads[worker] |= outcome.reached
         if outcome.type not in ("ok", "info") or not isinstance(outcome.value, tuple):
             return
         for micro in outcome.value:
@@ -155,242 +153,6 @@ class LogWorkload(Workload):
                 case (kind, dict() as polled) if kind is POLL:
                     for key, pairs in polled.items():
                         self._read[key] = max(self._read[key], pairs[-1][0])
-                        if worker in self._final_reads:
-                            reached = self._final_reads[worker]
-                            reached[key] = max(reached[key], pairs[-1][0] + 1)
 
     def lag(self) -> dict[int, int]:
         return {key: max(0, self._sent[key] - self._read[key]) for key in self.keys}
-
-
-class LogClient(Client):
-    """A producer, and a consumer that keeps its own places."""
-
-    def __init__(self, urls: list[str], cluster_id: str, process: int, worker: int, probe: float | None = None) -> None:
-        self._http = Http(urls, process) if probe is None else Http(urls, worker, probe)
-        self._cluster_id = cluster_id
-        self._process = process
-        self._random = Random(f"log client {process}")
-        self._repeats = process % 2 == 0 and probe is None
-        self._own_node = worker % len(urls)
-        self._numbers = itertools.count()
-        self._places: dict[int, int] = {}
-
-    async def close(self) -> None:
-        await self._http.close()
-
-    async def invoke(self, op: Op) -> Outcome:
-        match op.f:
-            case "crash":
-                return Outcome("info")
-            case "assign":
-                return await self._assign(op)
-            case "poll":
-                return await self._poll(final=op.hint == FINAL)
-            case "final-read":
-                return await self._final_read()
-            case _:
-                return await self._send(op)
-
-    # --- reading --------------------------------------------------------------------------------------------
-
-    async def _assign(self, op: Op) -> Outcome:
-        assert isinstance(op.value, tuple)
-        keys: tuple[int, ...] = op.value
-        begin = bool(op.extra.get("seek-to-beginning?"))
-        places = {}
-        for key in keys:
-            if begin:
-                places[key] = 0
-            elif key in self._places:
-                places[key] = self._places[key]
-            elif self._random.random() < 0.3:
-                places[key] = 0
-            else:
-                try:
-                    places[key] = await _end(self._http, key)
-                except (NotSent, Unclear, TimeoutError) as error:
-                    return Outcome.failed(str(error))
-        self._places = places
-        return Outcome("ok", keys)
-
-    async def _poll(self, *, final: bool) -> Outcome:
-        """One page of each partition that is assigned. A page that does not come is one that was not read."""
-        if final:
-            self._http.node = self._own_node
-        elif self._random.random() < 0.1:
-            self._http.move()
-        wait = 100 if not final and self._random.random() < 0.1 else 0
-        most = FINAL_RECORDS if final else POLL_RECORDS
-        pages = await asyncio.gather(*(self._page(key, place, wait, most) for key, place in self._places.items()))
-        polled: dict[int, Pairs] = {}
-        errors = []
-        for key, page in zip(list(self._places), pages, strict=True):
-            if isinstance(page, str):
-                errors.append(page)
-            elif page:
-                polled[key] = page
-                self._places[key] = page[-1][0] + 1
-        if errors and not polled:
-            self._http.move()
-            return Outcome.failed(errors[0])
-        return Outcome("ok", ((POLL, polled),))
-
-    async def _final_read(self) -> Outcome:
-        """All that this worker's own node has."""
-        copies: dict[int, Pairs] = {}
-        for key in range(TOPICS * PARTITIONS):
-            copy: Pairs = []
-            while True:
-                self._http.node = self._own_node
-                page = await self._page(key, copy[-1][0] + 1 if copy else 0, 0, FINAL_RECORDS)
-                if isinstance(page, str):
-                    return Outcome.failed(page)
-                if not page:
-                    break
-                copy += page
-            copies[key] = copy
-        return Outcome("ok", {f"n{self._own_node + 1}": copies})
-
-    async def _page(self, key: int, place: int, wait: int, most: int) -> Pairs | str:
-        query = f"offset={place}&timeout={wait}&max_records={most}"
-        try:
-            answer = await self._http.call("GET", f"{partition_path(key)}/records?{query}", headers=ACCEPT)
-            if not answer.ok:
-                return answer.problem
-            return _records(answer)
-        except (NotSent, Unclear) as error:
-            return str(error)
-
-    # --- sending --------------------------------------------------------------------------------------------
-
-    async def _send(self, op: Op) -> Outcome:
-        assert isinstance(op.value, tuple)
-        wanted: list[tuple[int, int]] = [(key, value) for _, key, value in op.value]
-        identity = f"{self._process}-{next(self._numbers)}" if self._repeats else None
-        draw = self._random.random()
-        sent = await self._attempt(wanted, identity, draw)
-        if identity is not None:
-            sent = await self._repeat(wanted, identity, draw, sent)
-        value = tuple((SEND, key, (done.offset, number)) for (key, number), done in zip(wanted, sent, strict=True))
-        errors = [done.error for done in sent if done.offset is None]
-        if not errors:
-            return Outcome("ok", value)
-        if all(done.fail for done in sent):
-            return Outcome.failed(errors[0])
-        good = tuple({key for (key, _), done in zip(wanted, sent, strict=True) if done.offset is not None})
-        return Outcome("info", value, {"error": errors[0][:300]}, good)
-
-    async def _repeat(self, wanted: list[tuple[int, int]], identity: str, draw: float, sent: list[Sent]) -> list[Sent]:
-        """Sends the same again under the same key: until all is known, and rarely although it is."""
-        if all(done.offset is not None for done in sent) and self._random.random() > 0.05:
-            return sent
-        for _ in range(REPEATS):
-            again = await self._attempt(wanted, identity, draw)
-            sent = [_settled(first, second) for first, second in zip(sent, again, strict=True)]
-            if all(done.offset is not None for done in sent):
-                break
-            await asyncio.sleep(REPEAT_SECONDS)
-        return sent
-
-    async def _attempt(self, wanted: list[tuple[int, int]], identity: str | None, draw: float) -> list[Sent]:
-        """One request; which way in, `draw` decides."""
-        headers = {"Idempotency-Key": identity} if identity is not None else {}
-        keys = {key for key, _ in wanted}
-        first = wanted[0][0]
-        if len(wanted) == 1 and draw < 0.3:
-            return await self._attempt_v3(first, wanted[0][1], headers)
-        if len(keys) == 1 and draw < 0.7:
-            path, records = partition_path(first), [{"value": value} for _, value in wanted]
-        else:
-            path = f"/topics/{topic_name(first // PARTITIONS)}"
-            records = [{"value": value, "partition": key % PARTITIONS} for key, value in wanted]
-        answer = await self._http.write("POST", path, {"records": records}, {**JSON_V2, **headers})
-        if isinstance(answer, Outcome):
-            return [Sent(fail=answer.type == "fail", error=str(answer.extra["error"]))] * len(wanted)
-        return _reports(answer, wanted)
-
-    async def _attempt_v3(self, key: int, value: int, headers: Mapping[str, str]) -> list[Sent]:
-        path = f"/v3/clusters/{self._cluster_id}/topics/{topic_name(key // PARTITIONS)}/records"
-        body = {"partition_id": key % PARTITIONS, "value": {"type": "JSON", "data": value}}
-        answer = await self._http.write("POST", path, body, headers)
-        if isinstance(answer, Outcome):
-            return [Sent(fail=answer.type == "fail", error=str(answer.extra["error"]))]
-        match _decoded(answer):
-            case {"offset": int(offset)}:
-                return [Sent(offset)]
-            case {"error_code": int(code), "message": str(message)}:
-                return [_refusal(code, message)]
-            case other:
-                return [Sent(error=f"an answer of another form: {other}")]
-
-
-def topic_name(topic: int) -> str:
-    return f"log-{topic}"
-
-
-def partition_path(key: int) -> str:
-    return f"/topics/{topic_name(key // PARTITIONS)}/partitions/{key % PARTITIONS}"
-
-
-def _settled(first: Sent, second: Sent) -> Sent:
-    """What two attempts under one key tell together. Two different offsets are both told: a duplicate."""
-    if first.offset is not None and second.offset is not None and first.offset != second.offset:
-        return Sent(second.offset, error=f"was at {first.offset}")
-    if first.offset is not None:
-        return first
-    if second.offset is not None:
-        return second
-    return Sent(fail=first.fail and second.fail, error=second.error)
-
-
-def _decoded(answer: Answer) -> object:
-    try:
-        return answer.decode()
-    except Unclear as error:
-        return str(error)
-
-
-def _refusal(code: int, message: str) -> Sent:
-    return Sent(fail=certainly_not_done(code if code < 1000 else code // 100, code), error=f"{code} {message}")
-
-
-def _reports(answer: Answer, wanted: list[tuple[int, int]]) -> list[Sent]:
-    """What a v2 answer says of each record."""
-    decoded = _decoded(answer)
-    found = decoded.get("offsets") if isinstance(decoded, dict) else None
-    if not isinstance(found, list) or len(found) != len(wanted):
-        return [Sent(error=f"an answer of another form: {str(decoded)[:200]}")] * len(wanted)
-    sent = []
-    for report in found:
-        match report:
-            case {"offset": int(offset), "error_code": None}:
-                sent.append(Sent(offset))
-            case {"error_code": int(code), "error": str(message)}:
-                sent.append(_refusal(code, message))
-            case other:
-                sent.append(Sent(error=f"a report of another form: {other}"))
-    return sent
-
-
-def _records(answer: Answer) -> Pairs:
-    records = answer.decode()
-    assert isinstance(records, list)
-    return [(record["offset"], record["value"]) for record in records]
-
-
-async def _end(http: Http, key: int) -> int:
-    """Where the partition ends now, linearizable. Raises NotSent and Unclear."""
-    return _end_in(await http.call("GET", f"{partition_path(key)}/offsets"))
-
-
-async def _end_at_last(http: Http, key: int) -> int:
-    """The same, of a cluster that is whole and may take a moment. Raises TimeoutError."""
-    return _end_in(await until_answer(http, "GET", f"{partition_path(key)}/offsets", None, (200,), END_SECONDS))
-
-
-def _end_in(answer: Answer) -> int:
-    match answer.decode():
-        case {"end_offset": int(end)}:
-            return end
-    raise Unclear(answer.problem)
