@@ -5,7 +5,6 @@ search ran out of bounds. With --json, standard output is exactly {"valid", "ano
 could be told is said on standard error.
 """
 
-import gc
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -43,7 +42,6 @@ def check(path: Path, workload: str | None, sub_via: str | None, *, jepsen_rules
     `workload` and `sub_via` are those of test.json beside it where they are None, and log and assign where it says
     nothing.
     """
-    gc.disable()  # a history is millions of small objects without cycles, and this process ends with the verdict
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         workload, rules = settle(path, workload, sub_via, jepsen_rules=jepsen_rules)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from jepsen.__main__ import app
 from jepsen.check import check
 from jepsen.checkers import WORKLOADS, judge
 from jepsen.checkers.verdict import EXAMPLES_MAX, NotJudgeable, Rules
@@ -53,6 +55,17 @@ def test_the_command_itself() -> None:
     assert (told["valid"], told["bad"], told["allowed"]) == (True, [], ["G0-realtime"])
     (example,) = told["anomalies"]["G0-realtime"]
     assert [step["type"] for step in example["steps"]] == ["ww", "realtime"]
+
+
+def test_a_generated_history_is_valid_and_the_same_for_the_same_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [tmp_path / "one.edn", tmp_path / "other.edn"]
+    for path in made:
+        result = CliRunner().invoke(app, ["generate", str(path), "--operations", "300", "--seed", "5"])
+        assert result.exit_code == 0, result.output
+    assert made[0].read_bytes() == made[1].read_bytes()
+    assert outcome(capsys, made[0])[:2] == (0, {"valid": True, "anomalies": {}, "bad": [], "allowed": []})
 
 
 def test_statuses(capsys: pytest.CaptureFixture[str]) -> None:
