@@ -108,10 +108,17 @@ class Transactor:
         return int(answer.error_code)
 
 
+def led_everywhere(node: Served) -> bool:
+    """Whether every coordinator shard has its leader; clients ask again until it has."""
+    shards = node.broker.shards
+    return bool(shards.led()) and len(shards.led()) == len(shards.all())
+
+
 def run(tmp_path: Path, body: Callable[[Served, Client], Awaitable[None]]) -> None:
     async def main() -> None:
         async with served(tmp_path) as (node,):
             await node.broker.create_topic("t", 2, 1)
+            await until(lambda: led_everywhere(node), 30.0)
             await body(node, await node.client())
 
     asyncio.run(main())
