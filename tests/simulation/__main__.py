@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from .plants import PLANTS
-from .runner import Result, run_brokers, run_pipelines, run_seed, run_transactions
+from .runner import Result, run_brokers, run_groups, run_pipelines, run_seed, run_transactions
 
 PROGRESS_SECONDS = 5.0
 RUNS = {
@@ -23,6 +23,7 @@ RUNS = {
     "brokers": run_brokers,
     "pipelines": run_pipelines,
     "transactions": run_transactions,
+    "groups": run_groups,
 }
 
 
@@ -103,6 +104,7 @@ def main() -> int:
         ("brokers", "topics and reads through any node"),
         ("pipelines", "clients that speak to leaders and have several batches under way"),
         ("transactions", "transactions"),
+        ("groups", "members of consumer groups"),
     ):
         whole.add_argument(
             f"--{what}",

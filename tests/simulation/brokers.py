@@ -21,6 +21,7 @@ from consensus.model import Configuration
 from raftbroker.broker.broker import Broker
 from raftbroker.broker.context import BrokerOptions
 from raftbroker.broker.errors import BrokerError, Retriable, TopicExists, UnknownOutcome
+from raftbroker.broker.group_options import GroupOptions
 from raftbroker.broker.views import Idempotency
 from raftbroker.node import Core, Outside, Settings
 from raftbroker.state.batch import RecordDraft, decode_batch, encode_batch
@@ -60,6 +61,8 @@ class PartitionTruth:
 class BrokerCluster(Lives):
     """See the module."""
 
+    groups = GroupOptions()
+
     def __init__(self, loop: VirtualLoop, seed: str, plan: Plan, keep_trace: bool = False) -> None:
         super().__init__(loop, seed, plan, keep_trace)
         self.cores: dict[int, Core] = {}
@@ -85,6 +88,7 @@ class BrokerCluster(Lives):
                 topic_defaults={"retention.ms": str(self.retention_ms), "message.timestamp.type": "LogAppendTime"},
                 retention_check=1.0,
                 transfer_quiet=2.0,
+                groups=self.groups,
             ),
             initial=founders if node.id in founders else {},
             join=() if node.id in founders else tuple(founders.values()),

@@ -12,6 +12,7 @@ from .brokers import BrokerCluster
 from .cluster import Cluster, Plan
 from .lives import Lives
 from .loop import VirtualLoop, run_simulation
+from .members import MemberCluster, members_script
 from .nemesis import Nemesis
 from .pipelines import PipelineCluster, pipelines_script
 from .transactions import TransactionCluster, transactions_script
@@ -160,6 +161,17 @@ def run_pipelines(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Re
         await pipelines_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
 
     return _judged(seed, lambda loop: PipelineCluster(loop, str(seed), plan, keep_trace), script)
+
+
+def run_groups(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
+    """Whole nodes under the same faults, with members of consumer groups and the ghosts of those who died."""
+    quiet()
+    plan = Plan.draw(Random(f"{seed}/plan"), voters)
+
+    async def script(cluster: MemberCluster) -> None:
+        await members_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
+
+    return _judged(seed, lambda loop: MemberCluster(loop, str(seed), plan, keep_trace), script)
 
 
 def quiet() -> None:
