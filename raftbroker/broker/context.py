@@ -24,6 +24,8 @@ CONTROL = 0
 """The control group's id."""
 FEATURE = 2
 """The highest cluster feature version this code supports."""
+SHARDS_FEATURE = 2
+"""From this cluster feature version on there are coordinator shards."""
 
 CATCH_UP_SECONDS = 2.0
 """How long a request that another node passes on waits for the control state its sender has seen."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from raftbroker.broker.context import CONTROL, Context
+from raftbroker.broker.context import CONTROL, SHARDS_FEATURE, Context
 from raftbroker.broker.errors import UnknownGroup, UnknownNode
 from raftbroker.broker.groups import Replicas
 from raftbroker.broker.reconcile import CONTROL_VOTERS_MAX
@@ -140,6 +140,8 @@ class Health:
             return "this node is not registered with its cluster yet"
         if self._was_ready:
             return ""
+        if not context.control.shards and all(node.feature >= SHARDS_FEATURE for node in context.control.nodes()):
+            return "the cluster has not made its coordinator shards yet"
         for state in context.control.groups():
             if context.me in state.nodes and state.id not in self._replicas.failed:
                 replica = context.host.groups.get(state.id)

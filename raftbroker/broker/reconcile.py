@@ -12,7 +12,7 @@ import logging
 
 from consensus.errors import ChangeRefused, ConsensusError
 from consensus.model import Configuration, Member
-from raftbroker.broker.context import CONTROL, FEATURE, Context
+from raftbroker.broker.context import CONTROL, FEATURE, SHARDS_FEATURE, Context
 from raftbroker.broker.controller import Controller, load_of
 from raftbroker.broker.errors import BrokerError, ChangeRejected, Unavailable
 from raftbroker.broker.groups import Replicas
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 CONTROL_VOTERS_MAX = 5
 STEP_SECONDS = 5.0
 REGISTER_EVERY_SECONDS = 1.0
-SHARDS_FEATURE = 2
-"""From this cluster feature version on there are coordinator shards."""
+FORMING_SECONDS = 0.1
+"""A cluster that forms is looked at more often: it is ready once its shards are made."""
 SHARDS_WAIT_SECONDS = 15.0
 """How long the first nodes may take until the shards are made without them."""
 
@@ -127,8 +127,9 @@ class Reconciler:
     # --- on the control leader --------------------------------------------------------------------------------
 
     async def run(self) -> None:
+        every = self._context.options.reconcile_every
         while True:
-            await asyncio.sleep(self._context.options.reconcile_every)
+            await asyncio.sleep(every if self._context.control.shards else min(every, FORMING_SECONDS))
             control = self._context.host.groups.get(CONTROL)
             if control is None or not control.leading:
                 self._led_since.clear()

@@ -1,6 +1,7 @@
 """A `raftbroker dev` cluster of real processes for a test: started, killed into, asked, and ended with the test."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -69,6 +70,25 @@ class DevCluster:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"nodes {waiting} are not ready after {READY_SECONDS:.0f} s:\n{self.output()}")
             time.sleep(0.05)
+
+    def wait_whole(self) -> None:
+        """Returns once every node is ready and sees all others."""
+        self.wait_ready()
+        deadline = time.monotonic() + READY_SECONDS
+        for url in self.urls:
+            while self._nodes_down(url) != []:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{url} misses {self._nodes_down(url)} after {READY_SECONDS:.0f} s")
+                time.sleep(0.05)
+
+    def _nodes_down(self, url: str) -> list[int] | None:
+        """None while nobody answers."""
+        try:
+            with urllib.request.urlopen(f"{url}/v1/cluster/health_overview", timeout=5) as answer:
+                down: list[int] = json.load(answer)["nodes_down"]
+                return down
+        except (urllib.error.URLError, OSError):
+            return None
 
     def output(self) -> str:
         """What dev said, and the end of every node's log."""

@@ -14,6 +14,7 @@ from raftbroker.http.app import ROUTES
 from raftbroker.node import Node
 from raftbroker.state.murmur2 import partition_for_key
 from tests.http.harness import BINARY_V2, JSON_V2, STRING_V2, Client, LoopThread, door
+from tests.http.test_groups import join
 
 
 def encoded(data: bytes) -> str:
@@ -362,9 +363,13 @@ def test_metrics_of_a_real_node(real: Client, topic: str) -> None:
     assert 10_000_000 < float(resident.split()[1]) < 10_000_000_000
 
 
-def test_every_route_answers_as_it_is_documented(real: Client, cluster: str, topic: str) -> None:
+def test_every_route_answers_as_it_is_documented(
+    thread: LoopThread, real: Client, real_broker: Broker, cluster: str, topic: str
+) -> None:
     """Each GET route, with real names in its path, answers 200 with a body of its documented type."""
     parts = {
+        "consumer_group_id": "documented",
+        "consumer_id": thread.run(join(real_broker, "documented", topic)),
         "cluster_id": cluster.rpartition("/")[2],
         "topic_name": topic,
         "partition_id": "0",

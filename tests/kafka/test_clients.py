@@ -74,7 +74,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
 
 @pytest.fixture
 def bootstrap(dev: DevCluster) -> str:
-    dev.wait_ready()
+    dev.wait_whole()  # a topic of three replicas is refused while a node is down
     return ",".join(f"127.0.0.1:{9091 + node + dev.offset}" for node in (1, 2, 3))
 
 

@@ -183,10 +183,10 @@ def test_a_jump_over_a_restart_trims_only_once_it_is_believed(tmp_path: Path) ->
 
     async def main() -> None:
         async with cluster(tmp_path, 1, retention_check=0.05) as (node,):
-            await node.broker.create_topic("t")
+            topic = await node.broker.create_topic("t")
             node.broker._clocks.settle_seconds = 0.0
             await node.broker.produce("t", 0, batch_of(b"a"))
-            group = node.broker._context.control.groups()[0].id
+            group = topic.partitions[0].group
 
             def machine() -> PartitionMachine:
                 found = node.broker._context.machine(group)
