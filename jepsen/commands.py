@@ -105,14 +105,19 @@ def run_one(
         heal_commands=_pairs(heal_command, "--heal-command"),
         keep_data=keep_data,
     )
+    sys.exit(_carry_out(options, console))
+
+
+def _carry_out(options: Options, console: Console) -> int:
+    """The exit status."""
     logging.basicConfig(level=logging.WARNING)
     try:
         run = asyncio.run(_run(options, console))
     except (ValueError, TimeoutError, OSError) as error:
         console.print(f"[bold]could not run[/]: {error}")
-        sys.exit(2)
+        return 2
     tell(run, console)
-    sys.exit(EXIT[run.results["valid"]])  # type: ignore[index]
+    return EXIT[run.results["valid"]]  # type: ignore[index]
 
 
 async def _run(options: Options, console: Console) -> Run:
