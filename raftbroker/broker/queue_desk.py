@@ -258,7 +258,7 @@ class Desk:
         while True:
             found = self._fate(led, request)
             known = known or found.state
-            if found.at or found.state != known or asyncio.get_running_loop().time() >= deadline:
+            if found.at is not None or found.state != known or asyncio.get_running_loop().time() >= deadline:
                 return found
             watched[request.number] += 1
             try:

@@ -29,18 +29,17 @@ def history_of(history: Sequence[Delivery], times: Times) -> tuple[PastDelivery,
 
 def fate_of_message(queue: str, view: MessageView, times: Times) -> MessageFate:
     """Of one that is in the queue; one that is dead has come to its end, as far as its sender is concerned."""
+    last = view.history[-1] if view.state == "dead" and view.history else None
     return MessageFate(
         queue=queue,
         id=str(view.number),
         state=view.state,
         delivery_count=view.deliveries,
-        at=times.wall(view.history[-1].ended_ms) if view.state == "dead" and view.history else 0,
         sent_at=times.wall(view.sent_ms),
-        consumer=view.consumer or (view.history[-1].consumer if view.state == "dead" and view.history else ""),
-        until=times.wall(view.until_ms),
-        reason=view.reason,
-        moved_to="",
-        moved_id="",
+        at=times.wall(last.ended_ms) if last is not None else None,
+        consumer=view.consumer or (last.consumer if last is not None else None),
+        until=times.wall(view.until_ms) or None,
+        reason=view.reason or None,
         history=history_of(view.history, times),
     )
 
@@ -52,12 +51,10 @@ def fate_of_gone(queue: str, fate: Fate, history: Sequence[Delivery], times: Tim
         state=NAMES[fate.kind],
         delivery_count=fate.deliveries,
         at=times.wall(fate.at_ms),
-        sent_at=0,
-        consumer=fate.consumer,
-        until=0,
-        reason=fate.reason,
-        moved_to=fate.to,
-        moved_id=str(fate.as_number) if fate.as_number else "",
+        consumer=fate.consumer or None,
+        reason=fate.reason or None,
+        moved_to=fate.to or None,
+        moved_id=str(fate.as_number) if fate.as_number else None,
         history=history_of(history, times),
     )
 

@@ -31,7 +31,7 @@ class SentMessage(msgspec.Struct, frozen=True):
     """It had been sent before; the id is the earlier one's."""
 
 
-class PastDelivery(msgspec.Struct, frozen=True, array_like=True):
+class PastDelivery(msgspec.Struct, frozen=True):
     """A delivery that was not acknowledged."""
 
     consumer: str
@@ -41,7 +41,7 @@ class PastDelivery(msgspec.Struct, frozen=True, array_like=True):
     """released, lock ran out, or rejected"""
 
 
-class DeadLetter(msgspec.Struct, frozen=True, array_like=True):
+class DeadLetter(msgspec.Struct, frozen=True):
     """Where a message of a dead-letter queue comes from, and why."""
 
     queue: str
@@ -77,29 +77,30 @@ class SettledToken(msgspec.Struct, frozen=True):
     """Of an extended lock."""
 
 
-class MessageFate(msgspec.Struct, frozen=True):
-    """What has become of a message."""
+class MessageFate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What has become of a message; as JSON it is what receipts say. What does not apply is left out."""
 
     queue: str
     id: str
     state: str
     """waiting, delayed or locked; or at its end: consumed, expired, dead, redriven (from a dead-letter queue)"""
     delivery_count: int
-    at: int
-    """When it came to its end; 0 before."""
-    sent_at: int
-    """0 once it is gone."""
-    consumer: str
+    sent_at: int | None = None
+    """Until it is gone."""
+    at: int | None = None
+    """When it came to its end."""
+    consumer: str | None = None
     """Who holds it, consumed it, or had it last."""
-    until: int
-    """Until when it is locked or delayed; else 0."""
-    reason: str
+    until: int | None = None
+    """Until when it is locked or delayed."""
+    reason: str | None = None
     """Why it is dead."""
-    moved_to: str
+    moved_to: str | None = None
     """The queue it was moved to."""
-    moved_id: str
+    moved_id: str | None = None
     """And its id there, where that is known."""
-    history: tuple[PastDelivery, ...]
+    history: tuple[PastDelivery, ...] = ()
+    """The last deliveries that were not acknowledged."""
 
 
 class QueueInfo(msgspec.Struct, frozen=True):

@@ -15,6 +15,9 @@ from raftbroker.broker.broker import Broker
 from raftbroker.broker.errors import BrokerError, Internal
 from raftbroker.http import (
     probes,
+    queue_messages,
+    queue_settle,
+    queues,
     read,
     v1_cluster,
     v1_groups,
@@ -52,6 +55,9 @@ ROUTES: tuple[Route, ...] = (
     *v2_topics.ROUTES,
     *v2_produce.ROUTES,
     *read.ROUTES,
+    *queues.ROUTES,
+    *queue_messages.ROUTES,
+    *queue_settle.ROUTES,
     *v1_cluster.ROUTES,
     *v1_groups.ROUTES,
     *probes.ROUTES,

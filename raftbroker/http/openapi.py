@@ -19,6 +19,8 @@ _PATH_PARAMETERS: dict[str, tuple[type, str, str | int]] = {
     "consumer_group_id": (str, "The consumer group's name.", "billing"),
     "consumer_id": (str, "The member's id.", "app-1"),
     "config_name": (str, "The config's name, as Kafka has it.", "retention.ms"),
+    "queue": (str, "The queue's name.", "orders"),
+    "message_id": (str, "The message's id, as sending it answered.", "4711"),
     "group": (int, "The Raft group's id; 0 is the control group.", 1),
 }
 _TYPES = {str: "string", int: "integer", bool: "boolean"}
@@ -69,7 +71,10 @@ def _operation(route: Route, by_type: dict[str, Json]) -> Json:
         "summary": route.summary,
         "tags": [route.tag],
         "parameters": parameters,
-        "responses": {str(route.answer.status): _success(route.answer, by_type), **_failures(route, by_type)},
+        "responses": {
+            **{str(status): _success(route.answer, by_type) for status in (route.answer.status, *route.answer.also)},
+            **_failures(route, by_type),
+        },
     }
     if route.body is not None:
         operation["requestBody"] = _body(route.body, by_type)

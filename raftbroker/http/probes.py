@@ -8,6 +8,7 @@ from raftbroker.http.call import Call, Front
 from raftbroker.http.group_metrics import write_groups
 from raftbroker.http.metrics import CONTENT_TYPE, Labels, TextWriter
 from raftbroker.http.problems import UNAVAILABLE, Problem
+from raftbroker.http.queue_metrics import write_queues
 from raftbroker.http.route import Answer, Route, Work
 
 
@@ -71,6 +72,7 @@ def metrics_text(front: Front) -> bytes:
     write_groups(writer, front.broker)
     for metric in front.options.more_metrics():
         writer.family(*metric)
+    write_queues(writer, front.broker)
     usage = front.options.process_usage
     if usage is not None:
         now = usage()

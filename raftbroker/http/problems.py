@@ -106,8 +106,8 @@ CODES: dict[type[errors.BrokerError], int] = {
 _RETRY_AFTER_SECONDS = 1.0
 _LATER = (TOO_MANY, UNAVAILABLE, STORAGE_FULL)
 _UNKNOWN_OUTCOME_HELP = (
-    " Whether it was done is unknown: it may still happen. Read before you repeat it; or send produce requests with an"
-    " Idempotency-Key header, then repeating the same request is safe and gives the same offsets."
+    " Whether it was done is unknown: it may still happen. Read before you repeat it; or send records and messages with"
+    " an Idempotency-Key header, then repeating the same request is safe and gives the same answer."
 )
 
 

@@ -62,6 +62,8 @@ class Answer:
     status: int = 200
     media: tuple[str, ...] = (JSON,)
     summary: str = "It is done."
+    also: tuple[int, ...] = ()
+    """Other statuses that mean success, with the same type."""
 
 
 @dataclass(frozen=True, slots=True)

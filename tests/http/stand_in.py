@@ -28,6 +28,7 @@ from raftbroker.state.batch import parse_header, place_batch
 from raftbroker.state.control_commands import PartitionPlace, TopicState
 from raftbroker.state.murmur2 import partition_for_key
 from tests.http.stand_in_groups import StandInGroups, StandInPositions
+from tests.http.stand_in_queues import StandInQueues
 
 
 class StandIn(Broker):
@@ -47,6 +48,7 @@ class StandIn(Broker):
         self.configs: dict[str, str] = {}
         self.consumer_groups = StandInGroups()
         self.group_positions = StandInPositions()
+        self.queues = StandInQueues()
 
     @property
     def node_id(self) -> int:

@@ -363,6 +363,13 @@ def test_metrics_of_a_real_node(real: Client, topic: str) -> None:
     assert 10_000_000 < float(resident.split()[1]) < 10_000_000_000
 
 
+def a_message(real: Client, queue: str) -> str:
+    """The id of a message in a new queue."""
+    assert real.ask("PUT", f"/queues/{queue}").status == 201
+    answer = real.post(f"/queues/{queue}/messages", {"messages": [{"body": "documented"}]})
+    return str(answer.json["messages"][0]["id"])
+
+
 def test_every_route_answers_as_it_is_documented(
     thread: LoopThread, real: Client, real_broker: Broker, cluster: str, topic: str
 ) -> None:
@@ -370,6 +377,8 @@ def test_every_route_answers_as_it_is_documented(
     parts = {
         "consumer_group_id": "documented",
         "consumer_id": thread.run(join(real_broker, "documented", topic)),
+        "queue": "documented",
+        "message_id": a_message(real, "documented"),
         "cluster_id": cluster.rpartition("/")[2],
         "topic_name": topic,
         "partition_id": "0",
