@@ -49,6 +49,7 @@ def test_the_commands_are_those_that_were_promised() -> None:
             for name in ("create", "list", "describe", "alter", "delete", "add-partitions", "delete-records")
         ),
         *(f"group {name}" for name in ("list", "describe", "reset-offsets", "delete")),
+        *(f"queue {name}" for name in ("create", "list", "send", "receive", "peek", "redrive", "purge", "delete")),
         *(f"cluster {name}" for name in ("status", "health")),
         *(f"node {name}" for name in ("list", "show", "transfer")),
         *(f"config {name}" for name in ("template", "show")),

@@ -6,7 +6,7 @@ The front door's table of routes has an example of every body; no server is need
 import msgspec
 import pytest
 
-from raftbroker.cli import api, group, produce, topics
+from raftbroker.cli import api, group, produce, queue_api, topics
 from raftbroker.http.app import ROUTES
 from raftbroker.http.media import Format
 from raftbroker.http.route import Route
@@ -17,6 +17,7 @@ from raftbroker.http.v3_forms import ConfigChanges, CreateTopic, GrowTopic
 
 BY_NAME = {route.name: route for route in ROUTES}
 GROUP = "/v3/clusters/{cluster_id}/consumer-groups/{consumer_group_id}"
+QUEUE = "/queues/{queue}"
 TOPIC = "/v3/clusters/{cluster_id}/topics/{topic_name}"
 
 
@@ -41,6 +42,15 @@ TOPIC = "/v3/clusters/{cluster_id}/topics/{topic_name}"
         ("GET", f"{GROUP}/consumers", group._Members),
         ("GET", f"{GROUP}/lags", group._Lags),
         ("POST", "/v1/groups/{consumer_group_id}/reset-offsets", group.MovedOffsets),
+        ("GET", "/queues", queue_api.QueueList),
+        ("GET", QUEUE, queue_api.Queue),
+        ("PUT", QUEUE, queue_api.Queue),
+        ("POST", f"{QUEUE}/purge", queue_api.Count),
+        ("POST", f"{QUEUE}/redrive", queue_api.Count),
+        ("POST", f"{QUEUE}/messages", queue_api.SentList),
+        ("GET", f"{QUEUE}/messages", queue_api.MessageList),
+        ("POST", f"{QUEUE}/receive", queue_api.MessageList),
+        ("POST", f"{QUEUE}/ack", queue_api.Results),
     ],
 )
 def test_the_command_line_reads_what_the_front_door_answers(method: str, path: str, type_: object) -> None:
@@ -60,6 +70,7 @@ def test_the_command_line_reads_what_the_front_door_answers(method: str, path: s
         ("POST", f"{TOPIC}/configs:alter"),
         ("POST", "/v1/raft/{group}/transfer_leadership"),
         ("DELETE", "/v1/groups/{consumer_group_id}"),
+        ("DELETE", QUEUE),
     ],
 )
 def test_routes_whose_answer_is_not_read_exist(method: str, path: str) -> None:
