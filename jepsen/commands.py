@@ -16,7 +16,9 @@ from jepsen.faults import FAULTS, chosen
 from jepsen.net import KINDS
 from jepsen.options import Options
 from jepsen.progress import Progress, tell
+from jepsen.report import write_all
 from jepsen.runner import Run, run_test
+from jepsen.serve import serve
 from jepsen.store import STORE
 from jepsen.workloads import WORKLOADS
 
@@ -77,6 +79,8 @@ def run_one(
     """Runs a cluster, breaks it, and judges it; exits with 0 if it was valid, 1 if not, 2 if that cannot be told."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     names = [each.strip() for each in faults.split(",") if each.strip()]
+    if url or fault_command or heal_command:
+        raise typer.BadParameter("only clusters that are started here can be tested yet", param_hint="--url")
     if workload not in WORKLOADS:
         raise typer.BadParameter(f"there is no {workload!r}; there are {', '.join(WORKLOADS)}", param_hint="--workload")
     try:
@@ -131,6 +135,23 @@ async def _run(options: Options, console: Console) -> Run:
             await following
 
 
+def write_report(
+    store: Annotated[Path, typer.Option(help="Where the runs are.")] = STORE,
+) -> None:
+    """Writes a page with all runs, and one for each; says where."""
+    Console(highlight=False, soft_wrap=True).print(str(write_all(store)))
+
+
+def serve_runs(
+    store: Annotated[Path, typer.Option(help="Where the runs are.")] = STORE,
+    port: Annotated[int, typer.Option(help="On loopback.")] = 8088,
+) -> None:
+    """Shows the runs in a browser, until Ctrl-C."""
+    serve(store, port)
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     app.command("test")(run_one)
+    app.command("serve")(serve_runs)
+    app.command("report")(write_report)

@@ -75,6 +75,15 @@ class Nemesis:
         await asyncio.sleep(self._draw(self._rhythm.hold))
         self._field.random.shuffle(self._holding)
         await self._end_all()
+        await self._all_back()
+
+    async def _all_back(self) -> None:
+        """Quiet begins when every process takes clients again: how long a start takes is the machine's business."""
+        cluster = self._field.cluster
+        try:
+            await asyncio.gather(*(cluster.ready(number) for number in cluster.alive))
+        except TimeoutError as error:
+            self.problems.append(f"{self._recorder.now:.1f} s: {error}")
 
     def _next(self) -> Fault:
         name = next(self._names)

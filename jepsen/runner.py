@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from random import Random
 
-from jepsen import availability, store
+from jepsen import availability, plots, report, store, timeline
 from jepsen.cluster import READY_SECONDS, ROOT, SETTINGS, Cluster, Exit, Node
 from jepsen.faults import FAULTS, Field, chosen
 from jepsen.judge import Judgement, judge
@@ -237,7 +237,15 @@ def _finish(run: Run, workload: Workload) -> None:
         "seconds": run.options.time_limit,
         "availability": figures,
     }
+    store.write_json(run.folder / store.RESULTS, run.results)  # before the pictures: they may take long, or fail
+    missing = plots.draw_all(run.folder, recorder.samples, recorder.faults, run.lag, run.options.time_limit)
+    if missing is not None:
+        run.skipped["plots"] = missing
+    missing = timeline.draw(run.folder, recorder.path, recorder.faults, run.options.concurrency)
+    if missing is not None:
+        run.skipped["timeline"] = missing
     store.write_json(run.folder / store.RESULTS, run.results)
+    (run.folder / "index.html").write_text(report.one_run(run.folder), encoding="utf-8")
 
 
 def _about(options: Options) -> dict[str, object]:
