@@ -101,7 +101,7 @@ def their_produce(request: produce_codec.ProduceRequest, version: int) -> bytes:
 
 @pytest.mark.parametrize("version", PRODUCE_VERSIONS)
 @given(produce_requests)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_produce_requests_are_read_as_they_were_written(version: int, request: produce_codec.ProduceRequest) -> None:
     body = their_produce(request, version)
     assert produce_codec.decode(memoryview(body), version) == request
@@ -122,7 +122,7 @@ def test_produced_records_are_slices_of_the_frame() -> None:
 
 @pytest.mark.parametrize("version", PRODUCE_VERSIONS)
 @given(produce_responses)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_produce_answers_are_written_as_they_are_read(version: int, response: produce_codec.ProduceResponse) -> None:
     read = producer.ProduceResponse.decode(joined(produce_codec.encode(response, version)), version=version)
     assert read.throttle_time_ms == response.throttle_time_ms
@@ -240,7 +240,7 @@ def their_fetch(request: fetch_codec.FetchRequest, version: int, forgotten: Sequ
 
 @pytest.mark.parametrize("version", FETCH_VERSIONS)
 @given(fetch_requests, st.lists(st.tuples(names, st.lists(int32, max_size=4)), max_size=3))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_fetch_requests_are_read_as_they_were_written(
     version: int, request: fetch_codec.FetchRequest, forgotten: list[tuple[str, list[int]]]
 ) -> None:
@@ -267,7 +267,7 @@ def test_tagged_fields_of_a_fetched_partition_are_skipped() -> None:
 
 @pytest.mark.parametrize("version", FETCH_VERSIONS)
 @given(fetch_responses)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_fetch_answers_are_written_as_they_are_read(version: int, response: fetch_codec.FetchResponse) -> None:
     for topic in response.topics:
         for one in topic.partitions:
@@ -332,7 +332,7 @@ def test_a_request_that_is_cut_off_is_refused(codec: Any, version: int) -> None:
 
 @pytest.mark.parametrize(("codec", "version"), CODECS)
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_broken_requests_raise_what_is_declared(codec: Any, version: int, data: st.DataObject) -> None:
     body = bytearray(SOUND[codec](version))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -349,7 +349,7 @@ def test_broken_requests_raise_what_is_declared(codec: Any, version: int, data: 
 @given(st.binary(max_size=200))
 @example(b"\xff" * 40)
 @example(b"\x7f" * 40)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_noise_raises_what_is_declared(codec: Any, version: int, body: bytes) -> None:
     try:
         codec.decode(memoryview(body), version)
