@@ -196,16 +196,17 @@ def test_a_torn_last_record_is_cut_off(tail: str, killed: Path, tmp_path: Path) 
     shutil.copytree(killed, directory)
     wal = max(directory.glob(KINDS["wal"]))
     size = wal.stat().st_size
-    body = random.Random(tail).randbytes(3000)
+    room = BLOCK_BYTES - size % BLOCK_BYTES  # another in each run: RocksDB flushes when it likes
+    assert room > 64, "by chance the template ends with its block"
+    body = random.Random(tail).randbytes(min(3000, room // 3))
     fragment = frame(1, body)
-    room = BLOCK_BYTES - size % BLOCK_BYTES
-    assert room > 2 * len(fragment), "the template's last block should have room: change STEPS"
+    end = len(body) // 20
     torn = {
-        "half": fragment[:1500],
-        "zeros": bytes(5000),
-        "garbage": random.Random(tail).randbytes(3000),
+        "half": fragment[: len(fragment) // 2],
+        "zeros": bytes(min(5000, room)),
+        "garbage": random.Random(tail).randbytes(len(body)),
         "header": fragment[:5],
-        "wrong end": fragment[:-100] + bytes(100),
+        "wrong end": fragment[:-end] + bytes(end),
     }[tail]
     with wal.open("ab") as file:
         file.write(torn)
