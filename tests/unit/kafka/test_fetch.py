@@ -302,7 +302,7 @@ def test_more_readers_than_may_wait_are_told_to_stay_away(tmp_path: Path) -> Non
 def test_the_tail_is_read_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with served(tmp_path) as (node,):
-            await node.broker.create_topic("t", 1, 1)
+            topic = await node.broker.create_topic("t", 1, 1)
             stored = await fill(node.broker, "t", 0, *(batch_of(b"%d" % n, b"y") for n in range(5)))
             client = await node.client()
             reads = 0
@@ -318,7 +318,7 @@ def test_the_tail_is_read_from_memory(tmp_path: Path, monkeypatch: pytest.Monkey
                 (answer,) = await client.fetch(("t", 0, offset))
                 assert batches_of(answer) == stored[offset // 2 :]
             assert reads == 0
-            node.broker._reads._tail.forget(node.broker._context.machine(1))
+            node.broker._reads._tail.forget(node.broker._context.machine(topic.partitions[0].group))
             for offset in range(10):
                 (answer,) = await client.fetch(("t", 0, offset))
                 assert batches_of(answer) == stored[offset // 2 :]

@@ -32,11 +32,11 @@ def undecodable(batch: bytes, codec: int) -> bytes:
 def test_first_last_and_by_time(tmp_path: Path, version: int) -> None:
     async def main() -> None:
         async with served(tmp_path) as (node,):
-            await node.broker.create_topic("t", 2, 1)
+            topic = await node.broker.create_topic("t", 2, 1)
             for batch in (timed(100, 300, 200), timed(250), timed(400, 350)):
                 await node.broker.produce("t", 0, batch)
             client = await node.client()
-            term = node.broker._context.host.groups[1].term
+            term = node.broker._context.host.groups[topic.partitions[0].group].term
 
             async def asked(timestamp: int, partition: int = 0) -> tuple[int, int, int, int]:
                 found = await client.offset("t", partition, timestamp, version=version)
