@@ -19,7 +19,9 @@ SEEDS ?= 2000
 run: $(INSTALLED)
 	$(BIN)/raftbroker dev
 
+# Compiled first: tests start hundreds of processes, and where PYTHONDONTWRITEBYTECODE is set each would compile anew.
 test: check
+	$(BIN)/python -m compileall -q raftbroker consensus bench jepsen tests
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED)
