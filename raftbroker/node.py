@@ -40,8 +40,10 @@ from consensus.transport import Peer, Transport
 from raftbroker.broker.broker import Broker
 from raftbroker.broker.context import CONTROL, BrokerOptions
 from raftbroker.broker.group_options import GroupOptions
+from raftbroker.broker.webhook_delivery import AddressRules, Sender
 from raftbroker.config import KEYS, Config, Secret, Value, split_address
 from raftbroker.http import HttpOptions, Metric, ProcessUsage, make_app, make_runner
+from raftbroker.http.webhook_poster import WebhookPoster
 from raftbroker.kafka.context import KafkaOptions, NodeConfig
 from raftbroker.kafka.server import KafkaListener
 from raftbroker.state.control import ControlMachine
@@ -179,6 +181,7 @@ class Node:
         self._runner: web.AppRunner | None = None
         self._kafka: KafkaListener | None = None
         self._kafka_socket: asyncio.Server | None = None
+        self._poster: WebhookPoster | None = None
         self.core: Core | None = None
 
     async def start(self) -> None:
@@ -207,6 +210,9 @@ class Node:
         outside = Outside(time.monotonic, _wall, rng, lambda: uuid.uuid4().hex)
         self._disk = ThreadDisk(self._store, self._executor)
         self.core = Core(identity, self._store, records, self._disk, transport, outside, _settings(config), self._fatal)
+        rules = AddressRules(config.webhooks.allowed_networks)
+        self._poster = WebhookPoster(rules)
+        self.core.broker.sender = Sender(self._poster, rules, _wall)
         await self._listen(self.core.broker, rng)
         await self._listen_kafka(self.core.broker, rng)
         await self.core.start()
@@ -270,6 +276,8 @@ class Node:
             await self._runner.cleanup()
         if self.core is not None:
             await self.core.stop()
+        if self._poster is not None:
+            await self._poster.close()
         if self._executor is not None and self._disk is not None:
             self._disk.close()
             self._executor.shutdown(wait=True)

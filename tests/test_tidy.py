@@ -42,6 +42,7 @@ ONLY_HERE = {
     "typer": ("raftbroker/cli/",),
     "rich": ("raftbroker/cli/",),
     "uvloop": ("raftbroker/cli/server.py",),
+    "yarl": ("raftbroker/http/",),
     "cramjam": ("raftbroker/state/",),
     "kafka": ("raftbroker/kafka/",),
 }

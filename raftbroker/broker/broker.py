@@ -58,6 +58,7 @@ from raftbroker.broker.views import (
     TopicView,
 )
 from raftbroker.broker.waiting import EndWaiters
+from raftbroker.broker.webhook_delivery import Sender
 from raftbroker.state.control import ControlMachine
 from raftbroker.state.control_commands import TopicState
 from raftbroker.state.murmur2 import partition_for_key
@@ -83,6 +84,8 @@ class Broker:
         context = Context(host, control, records, options, clock, wall, random, wire.Calls(host.rpc))
         self._context = context
         self.counters: Counters = context.counters
+        self.sender: Sender | None = None
+        """Sends to webhooks, where whoever composes the node hands one in."""
         self._router = Router(context)
         self.shards = Shards(context, self._router)
         self._replicas = Replicas(context, self.shards.machine)

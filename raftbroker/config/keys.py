@@ -20,6 +20,7 @@ from raftbroker.config.values import (
     Value,
     check_address,
     check_initial,
+    check_network,
     check_optional_address,
 )
 
@@ -385,6 +386,19 @@ class TransactionsConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 604_800_000
 
 
+class WebhooksConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What this node sends to webhooks. The same on every node."""
+
+    allowed_networks: Annotated[
+        tuple[str, ...],
+        Key(
+            "Networks that webhooks may point into beside the public internet, for instance 10.1.0.0/16. Addresses of"
+            " loopback, private and link-local networks are refused unless they are in one of these.",
+            check=check_network,
+        ),
+    ] = ()
+
+
 class LoggingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the node writes about itself, one event a line, on standard error."""
 
@@ -407,6 +421,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
     groups: GroupsConfig = GroupsConfig()
     transactions: TransactionsConfig = TransactionsConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
     logging: LoggingConfig = LoggingConfig()
 
 

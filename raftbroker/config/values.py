@@ -101,6 +101,14 @@ def check_optional_address(text: str) -> str | None:
     return check_address(text) if text else None
 
 
+def check_network(text: str) -> str | None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        return f"must be a network such as 10.1.0.0/16 or fd00::/8: {error}"
+    return None
+
+
 def check_initial(text: str) -> str | None:
     number, at, address = text.partition("@")
     if not at or not (number.isascii() and number.isdigit() and 1 <= int(number) <= 65535):
