@@ -1,4 +1,4 @@
-"""`python -m jepsen test|serve|report`: see `jepsen.__main__`, which knows them as its own."""
+"""`python -m jepsen test|cover|serve|report`: see `jepsen.__main__`, which knows them as its own."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jepsen.cover import Cover, table
 from jepsen.faults import FAULTS, chosen
 from jepsen.net import KINDS
 from jepsen.options import Options
@@ -135,6 +136,32 @@ async def _run(options: Options, console: Console) -> Run:
             await following
 
 
+def cover_pairs(
+    seed: Annotated[int, typer.Option(help="Of the plan and of its runs; the same seed goes on where it stopped.")] = 1,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds of load and faults of each run.")] = 120,
+    rate: Annotated[float, typer.Option(min=0.1, help="Operations a second, of all workers together.")] = 60,
+    concurrency: Annotated[int, typer.Option(min=1, max=500, help="Workers, each with a client of its own.")] = 10,
+    together: Annotated[int, typer.Option(min=2, help="How many faults a run rotates.")] = 6,
+    budget: Annotated[float, typer.Option(help="Begins no run that would end later than so many seconds.")] = 1e9,
+    again: Annotated[list[int] | None, typer.Option(help="A run to do again, although it is done.")] = None,
+    folder: Annotated[Path, typer.Option("--store", help="Where the runs' folders and the table are.")] = STORE,
+    show: Annotated[bool, typer.Option("--table", help="Only writes what is done, as Markdown.")] = False,
+) -> None:
+    """Runs every pair of workload, fault, and 3 or 5 nodes; goes on where it stopped. Exits with 0 if all is valid."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    cover = Cover(seed, time_limit, rate, concurrency, together, folder, budget)
+    try:
+        if not show:
+            cover.go_on(frozenset(again or ()), console.print)
+        for row in table(cover):
+            console.print(row)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--together") from error
+    verdicts = [row.verdict for row in cover.rows().values()]
+    complete = len(verdicts) == len(cover.plan())
+    sys.exit(1 if "anomalies" in verdicts else 0 if complete and set(verdicts) == {"valid"} else 2)
+
+
 def write_report(
     store: Annotated[Path, typer.Option(help="Where the runs are.")] = STORE,
 ) -> None:
@@ -153,5 +180,6 @@ def serve_runs(
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     app.command("test")(run_one)
+    app.command("cover")(cover_pairs)
     app.command("serve")(serve_runs)
     app.command("report")(write_report)
