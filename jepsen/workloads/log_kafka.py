@@ -159,7 +159,7 @@ class KafkaLog:
         """What was read since the last time. Refused, where the member has been replaced."""
         wanted = dict(self._uncommitted)
         if not wanted:
-            return Outcome("ok", {})
+            return Outcome.failed("nothing was read since the last commit")
         try:
             done = self._consuming().commit(
                 offsets=[partition_of(*each) for each in wanted.items()], asynchronous=False
