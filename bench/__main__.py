@@ -32,6 +32,8 @@ cases, in the order in which they run:
   idle      CPU and memory of the nodes of an idle cluster.
   http      produce and read, records of 100 B and 1 KiB, one and 500 in a request, v2 in binary and JSON, on several
             connections to the node that leads the topic's only partition; and each node's memory afterwards.
+  queues    messages of 100 B sent, received and acknowledged by one client and by 64, one and 100 in a request; and the
+            same with a thousand, a million and again a thousand messages in the queue, with each node's memory.
   failover  from `kill -9` of a partition's leader to the next acknowledged write, and the same for a planned transfer
             of leadership; the client writes through a node that does not lead.
 """
@@ -42,6 +44,7 @@ targets:
   Raft, 200 B, 64 in flight     >= 10 x the rate of one at a time
   Raft, 16 KiB and 1 MiB        bytes, each entry counted three times, >= half of the raw bandwidth
   HTTP produce, 1 KiB by 500    >= 60 MB for each CPU second of the leader's process
+  queue, a million in it        >= 0.8 x the rates with a thousand in it, for each of send, receive and acknowledge
   kill -9 of a leader           median < 1 s until the next acknowledged write
   planned transfer              median < 100 ms
   idle                          < 3 % of one core and 120 MB for each node; < 250 MB after all load
@@ -94,7 +97,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--markdown", type=Path, metavar="FILE", help="write the targets to this file as the README has them"
     )
     parser.add_argument(
-        "--profile", action="store_true", help="profile the leader in every case of raft and http, and show what it did"
+        "--profile",
+        action="store_true",
+        help="profile the leader in every case of raft, http and queues, and show what it did",
     )
     return parser
 

@@ -7,7 +7,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.results import Disk, FailoverResult, HttpResult, NodeUse, Profile, RaftResult, Run, amount, median
+from bench.results import (
+    DepthResult,
+    Disk,
+    FailoverResult,
+    HttpResult,
+    NodeUse,
+    Profile,
+    QueueRate,
+    RaftResult,
+    Run,
+    amount,
+    median,
+)
 from bench.targets import describe, drift_percent
 
 PROFILE_LINES = 25
@@ -28,6 +40,9 @@ def show(run: Run, console: Console) -> None:
         console.print(_raft(run.raft))
     if run.http:
         console.print(_http(run.http))
+    if run.queues is not None:
+        console.print(_queue_rates(run.queues.rates))
+        console.print(_queue_depths(run.queues.depths))
     if run.failover is not None:
         console.print(_failover(run.failover))
     if run.idle is not None:
@@ -104,6 +119,39 @@ def _http(results: list[HttpResult]) -> Table:
             str(one.throttled),
         )
     table.caption = "MB: values alone; us CPU: of the leader's process + of all others"
+    return table
+
+
+def _queue_rates(rates: Sequence[QueueRate]) -> Table:
+    columns = ("clients", "in a request", "messages/s", "median", "p99", "us CPU a message", "429")
+    table = _table("Queues, at the leader, messages of 100 B", ("", *columns))
+    for one in rates:
+        table.add_row(
+            one.phase.verb,
+            str(one.phase.clients),
+            str(one.phase.batch),
+            f"{one.per_second:,.0f}",
+            f"{one.median_ms:.2f} ms",
+            f"{one.p99_ms:.2f} ms",
+            f"{one.leader_microseconds_per_message:,.0f}",
+            str(one.throttled),
+        )
+    table.caption = "us CPU: of the leader's process"
+    return table
+
+
+def _queue_depths(depths: Sequence[DepthResult]) -> Table:
+    verbs = ("send", "receive", "acknowledge")
+    columns = (*(f"{verb}/s" for verb in verbs), "us CPU a message", "RSS of the nodes")
+    table = _table("A queue with little and with much in it", ("messages in it", *columns))
+    for one in depths:
+        table.add_row(
+            f"{one.depth:,}",
+            *(", ".join(f"{rate.per_second:,.0f}" for rate in one.of(verb)) for verb in verbs),
+            " + ".join(f"{median([r.leader_microseconds_per_message for r in one.of(verb)]):.0f}" for verb in verbs),
+            ", ".join(f"{use.resident_megabytes:.0f}" for use in one.nodes) + " MB",
+        )
+    table.caption = "in the order in which they were measured; every round's rate, by 4 clients, 100 messages a request"
     return table
 
 

@@ -164,6 +164,62 @@ class FailoverResult(msgspec.Struct, frozen=True):
     """From asking for a planned transfer of leadership."""
 
 
+class QueuePhase(msgspec.Struct, frozen=True):
+    """What clients of a queue are asked to do, each with one request after the other."""
+
+    verb: str
+    """send, receive or acknowledge"""
+    clients: int
+    batch: int
+    """Messages in one request."""
+    seconds_max: float
+    messages_max: int | None = None
+    """All clients together; None: as many as they can in the time."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.verb}, {self.clients} client{'s' if self.clients > 1 else ''} by {self.batch}"
+
+
+class QueueRate(msgspec.Struct, frozen=True):
+    phase: QueuePhase
+    seconds: float
+    requests: int
+    messages: int
+    median_ms: float
+    """Of one request, answered in full."""
+    p99_ms: float
+    throttled: int
+    leader_cpu_seconds: float = 0.0
+    """Of the process of the node that leads the queue's shard."""
+
+    @property
+    def per_second(self) -> float:
+        return self.messages / self.seconds
+
+    @property
+    def leader_microseconds_per_message(self) -> float:
+        return self.leader_cpu_seconds * 1e6 / self.messages
+
+
+class DepthResult(msgspec.Struct, frozen=True):
+    """With so many messages in the queue: rounds of sending, receiving and acknowledging."""
+
+    depth: int
+    rates: tuple[QueueRate, ...]
+    nodes: tuple[NodeUse, ...]
+    """Their memory afterwards."""
+
+    def of(self, verb: str) -> list[QueueRate]:
+        return [rate for rate in self.rates if rate.phase.verb == verb]
+
+
+class QueueResult(msgspec.Struct, frozen=True):
+    rates: tuple[QueueRate, ...]
+    depths: tuple[DepthResult, ...]
+    """Shallow, deep, shallow again."""
+
+
 class ProfileLine(msgspec.Struct, frozen=True):
     where: str
     seconds: float
@@ -223,6 +279,7 @@ class Run(msgspec.Struct):
     idle: IdleResult | None = None
     http: list[HttpResult] = []
     memory: MemoryResult | None = None
+    queues: QueueResult | None = None
     failover: FailoverResult | None = None
     profiles: list[Profile] = []
     targets: list[Target] = []

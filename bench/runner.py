@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import disk, failover, http, machine, raft
+from bench import disk, failover, http, machine, queues, raft
 from bench.cluster import Cluster, OwnCluster, measure_starts
 from bench.processes import Failed, Started
 from bench.profile import Profiling
@@ -21,7 +21,7 @@ from bench.settings import Settings
 from bench.targets import judge
 from bench.use import measure_idle, measure_memory
 
-CASES = ("raft", "start", "idle", "http", "failover")
+CASES = ("raft", "start", "idle", "http", "queues", "failover")
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -74,7 +74,7 @@ class _Runner:
         if "start" in cases:
             self._tell(f"from command to ready, {settings.starts} times")
             run.start = measure_starts(self._started, self._folder, settings.nodes, settings.starts)
-        if {"idle", "http", "failover"} & set(cases):
+        if {"idle", "http", "queues", "failover"} & set(cases):
             self._with_cluster()
         if measures_disk:
             self._tell("the disk itself, again")
@@ -103,6 +103,9 @@ class _Runner:
             run.idle = measure_idle(cluster, settings.settle, settings.idle)
         if "http" in cases:
             self._http(cluster)
+        if "queues" in cases:
+            bench = queues.QueueBench(self._started, cluster, settings, self._tell, self._window)
+            run.queues = bench.run(self._keep_profile)
         if "failover" in cases:
             run.failover = failover.run(cluster, settings.kills, settings.transfers, self._tell)
             run.memory = self._memory(cluster)
@@ -145,7 +148,7 @@ def check(plan: Plan) -> None:
 def choose_cases(only: str | None, url: str | None) -> tuple[str, ...]:
     """The cases that `--only` names, or all that suit. Raises Failed for one that there is not."""
     if only is None:
-        return CASES if url is None else ("raft", "idle", "http")
+        return CASES if url is None else ("raft", "idle", "http", "queues")
     chosen = tuple(name.strip() for name in only.split(",") if name.strip())
     unknown = [name for name in chosen if name not in CASES]
     if unknown or not chosen:

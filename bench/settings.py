@@ -18,6 +18,11 @@ class Settings(msgspec.Struct, frozen=True):
     raft_large: float = 60.0
     """16 KiB and 1 MiB, long enough for flushes and compaction to keep up or not."""
     http: float = 10.0
+    queue: float = 4.0
+    """Sending to a queue; receiving and acknowledging it take what they take."""
+    queue_rounds: int = 3
+    """At each depth."""
+    queue_depth: int = 1_000_000
     idle: float = 30.0
     settle: float = 5.0
     """A new cluster is left alone for so long before it counts as idle."""
@@ -33,6 +38,9 @@ QUICK = Settings(
     raft=2.0,
     raft_large=2.0,
     http=1.5,
+    queue=1.0,
+    queue_rounds=1,
+    queue_depth=50_000,
     idle=4.0,
     settle=2.0,
     starts=1,

@@ -8,6 +8,7 @@ from bench.results import (
     HttpResult,
     IdleResult,
     MemoryResult,
+    QueueResult,
     RaftResult,
     Run,
     StartResult,
@@ -28,6 +29,8 @@ def _all(run: Run) -> Iterator[Target]:
     if run.disk_before is not None:
         yield from _raft(run.raft, run.disk_before)
     yield from _http(run.http)
+    if run.queues is not None:
+        yield from _queues(run.queues)
     if run.failover is not None:
         yield from _failover(run.failover)
     if run.idle is not None:
@@ -62,6 +65,18 @@ def _http(results: list[HttpResult]) -> Iterator[Target]:
         if result.case.produce and result.case.size == KIB and result.case.records == 500:
             name = f"HTTP {result.case.name}: per core of the leader"
             yield Target(name, result.megabytes_per_leader_second, 60.0, "MB/CPU-s", False)
+
+
+def _queues(result: QueueResult) -> Iterator[Target]:
+    """Rates at depth against those with little in the queue, before and after together."""
+    deep = max(result.depths, key=lambda one: one.depth)
+    shallow = [one for one in result.depths if one.depth != deep.depth]
+    for verb in ("send", "receive", "acknowledge"):
+        little = median([rate.per_second for one in shallow for rate in one.of(verb)])
+        much = median([rate.per_second for rate in deep.of(verb)])
+        name = f"queue, {verb} with {deep.depth:,} messages in it: of the rate with {shallow[0].depth:,}"
+        basis = f"{much:,.0f}/s of {little:,.0f}/s"
+        yield Target(name, much / little, 0.8, "of it", False, basis)
 
 
 def _failover(result: FailoverResult) -> Iterator[Target]:

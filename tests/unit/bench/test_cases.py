@@ -10,7 +10,7 @@ import msgspec
 import psutil
 import pytest
 
-from bench import http
+from bench import http, queues
 from bench.processes import Failed, Started
 from bench.results import HttpCase, Run
 from bench.runner import Plan, carry_out
@@ -24,6 +24,9 @@ TINY = msgspec.structs.replace(
     raft=0.3,
     raft_large=0.3,
     http=0.3,
+    queue=0.3,
+    queue_rounds=1,
+    queue_depth=3_000,
     idle=0.3,
     settle=0.1,
     starts=1,
@@ -95,6 +98,25 @@ def test_a_cluster_idle_under_load_and_losing_leaders(tmp_path: Path, monkeypatc
     assert run.start is not None
     assert 0 < run.start.seconds[0] < 60
     assert len(run.targets) == 8
+
+
+def test_queues_with_little_and_much_in_them(tmp_path: Path) -> None:
+    run = tiny(tmp_path, "queues", profile=True)
+    assert run.queues is not None
+    verbs = ["send", "receive", "acknowledge"]
+    assert [(rate.phase.clients, rate.phase.batch, rate.phase.verb) for rate in run.queues.rates] == [
+        (*case, verb) for case in queues.CASES for verb in verbs
+    ]
+    assert [depth.depth for depth in run.queues.depths] == [1_000, 3_000, 1_000]
+    for rate in (*run.queues.rates, *(rate for depth in run.queues.depths for rate in depth.rates)):
+        assert rate.messages >= rate.requests > 0
+        assert 0 < rate.median_ms <= rate.p99_ms
+    for depth in run.queues.depths:
+        sent, received, acknowledged = depth.rates
+        assert sent.messages == received.messages == acknowledged.messages
+        assert all(use.resident_megabytes > 10 for use in depth.nodes)
+    assert len(run.profiles) == len(queues.CASES) + 3
+    assert len(run.targets) == 3
 
 
 def test_what_was_started_ends_when_something_fails(tmp_path: Path) -> None:

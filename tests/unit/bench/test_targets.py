@@ -11,6 +11,7 @@ from bench.processes import Failed
 from bench.report import markdown, show
 from bench.results import (
     Bandwidth,
+    DepthResult,
     Disk,
     FailoverResult,
     HttpCase,
@@ -22,6 +23,9 @@ from bench.results import (
     NodeUse,
     Profile,
     ProfileLine,
+    QueuePhase,
+    QueueRate,
+    QueueResult,
     RaftResult,
     Run,
     StartResult,
@@ -51,6 +55,16 @@ def raft(size: int, in_flight: int, entries: int, median_ms: float = 1.0) -> Raf
 def http(size: int, records: int, leader_cpu: float, *, produce: bool = True) -> HttpResult:
     case = HttpCase(produce, size, records, "binary", 4)
     return HttpResult(case, 10.0, 1000, 1000 * records, 5.0, 9.0, 0, leader_cpu, (leader_cpu, 1.0, 1.0))
+
+
+def depth(count: int, *sent: int) -> DepthResult:
+    """Rounds in each of which so many messages were sent, received and acknowledged in a second."""
+    rates = [
+        QueueRate(QueuePhase(verb, 4, 100, 1.0), 1.0, 10, messages, 1.0, 2.0, 0, 0.5)
+        for messages in sent
+        for verb in ("send", "receive", "acknowledge")
+    ]
+    return DepthResult(count, tuple(rates), (NodeUse(1, 0.0, 100.0),))
 
 
 def run(**parts: object) -> Run:
@@ -94,6 +108,13 @@ def test_produce_counts_values_against_the_leaders_cpu(cpu: float, passed: bool)
 
 def test_reads_have_no_target() -> None:
     assert judge(run(http=[http(1024, 500, 1.0, produce=False)])) == []
+
+
+@pytest.mark.parametrize(("rate", "passed"), [(80, True), (79, False)])
+def test_a_deep_queue_is_held_against_the_shallow_one_before_and_after(rate: int, passed: bool) -> None:
+    depths = (depth(1000, 110, 90, 100), depth(1_000_000, 10, rate, 1000), depth(1000, 120, 80, 100))
+    targets = judge(run(queues=QueueResult((), depths)))
+    assert [(t.measured, t.limit, t.passed) for t in targets] == [(rate / 100, 0.8, passed)] * 3
 
 
 def test_failover_takes_medians() -> None:
@@ -142,6 +163,7 @@ def full_run() -> Run:
         idle=IdleResult(30.0, uses),
         http=[http(1024, 500, 1.0), http(100, 1, 1.0, produce=False)],
         memory=MemoryResult(uses),
+        queues=QueueResult(depth(0, 1).rates, (depth(1000, 100), depth(10_000, 90), depth(1000, 100))),
         failover=FailoverResult((500.0,), (50.0,)),
         profiles=[Profile("200 B x1", 1.0, lines, lines, lines)],
     )
@@ -155,7 +177,16 @@ def test_the_report_shows_every_part_and_verdict() -> None:
     text = out.getvalue()
     for target in made.targets:
         assert target.name in text
-    for part in ("The disk itself", "Raft group alone", "at the leader", "acknowledged", "Idle", "Profile", "ext4"):
+    for part in (
+        "The disk itself",
+        "Raft group alone",
+        "at the leader",
+        "acknowledged",
+        "Idle",
+        "Profile",
+        "ext4",
+        "10,000",
+    ):
         assert part in text
     assert text.count("missed") == 1
     assert text.count(" pass ") == len(made.targets) - 1
