@@ -19,6 +19,8 @@ from consensus.host import Host
 from raftbroker.broker import wire
 from raftbroker.broker.clocks import Clocks
 from raftbroker.broker.consumer_groups import ConsumerGroups
+from raftbroker.broker.consumer_reader import Sources
+from raftbroker.broker.consumers import Consumers
 from raftbroker.broker.context import CONTROL, BrokerOptions, Context
 from raftbroker.broker.controller import Controller
 from raftbroker.broker.fetch import Fetcher
@@ -104,6 +106,8 @@ class Broker:
         self.consumer_groups = ConsumerGroups(context, self._router, self.shards, self._topics)
         self.group_positions = GroupPositions(context, self.shards, self.consumer_groups, self._topics, self._offsets)
         self.queues = Queues(context, self._router, self.shards)
+        sources = Sources(context, self._topics, self._fetcher, self._reads, self._waiters)
+        self.consumers = Consumers(sources, self.consumer_groups, self._offsets)
         fetch = LeaderFetch(context, leading, self._waiters, self._reads)
         self.leader_side = LeaderSide(leading, self._producer, fetch, self._offsets)
         self._clocks = Clocks(context)
@@ -121,6 +125,7 @@ class Broker:
         self.producer_ids.serve(calls)
         self.transactions.serve(calls)
         self.consumer_groups.serve(calls)
+        self.consumers.serve(calls)
         self.queues.serve(calls)
         calls.serve(wire.PRODUCE, self._producer.serve)
         calls.serve(wire.FETCH, self._fetcher.fetch_here)
@@ -175,6 +180,7 @@ class Broker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await self.consumers.stop()
         self.shards.stop()
         await self.transactions.stop()
         await self.consumer_groups.stop()

@@ -126,6 +126,18 @@ class NonEmptyGroup(GroupRefused):
     """The group has members, and what was asked for needs one that has none."""
 
 
+class UnknownInstance(Rejected):
+    """No node has a consumer instance of that name in the group (any more)."""
+
+
+class InstanceExists(Rejected):
+    """A consumer instance of that name exists in the group already."""
+
+
+class FormatMismatch(Rejected):
+    """A consumer instance is asked for another format than it was made with."""
+
+
 class UnknownQueue(Rejected):
     """No queue of that name (or it was deleted meanwhile)."""
 

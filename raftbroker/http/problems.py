@@ -38,6 +38,7 @@ BAD_CONFIG = 40001
 BAD_REQUEST = 40002
 NO_TOPIC = 40401
 NO_PARTITION = 40402
+NO_INSTANCE = 40403
 NO_GROUP = 40405
 NO_QUEUE = 40406
 NO_MESSAGE = 40407
@@ -86,6 +87,9 @@ CODES: dict[type[errors.BrokerError], int] = {
     errors.UnknownMessage: NO_MESSAGE,
     errors.QueueRefused: ILLEGAL_STATE,
     errors.UnknownConsumerGroup: NO_GROUP,
+    errors.UnknownInstance: NO_INSTANCE,
+    errors.InstanceExists: TOPIC_EXISTS,
+    errors.FormatMismatch: NOT_ACCEPTABLE,
     errors.GroupRefused: ILLEGAL_STATE,
     errors.NonEmptyGroup: ILLEGAL_STATE,
     errors.Rejected: BAD_REQUEST,
