@@ -1,4 +1,4 @@
-"""`python -m jepsen test|cover|serve|report`: see `jepsen.__main__`, which knows them as its own."""
+"""`python -m jepsen test|cover|prove|serve|report`: see `jepsen.__main__`, which knows them as its own."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,10 @@ from jepsen.cover import Cover, table
 from jepsen.faults import FAULTS, chosen
 from jepsen.net import KINDS
 from jepsen.options import Options
+from jepsen.plants import PROOFS
 from jepsen.progress import Progress, tell
+from jepsen.prove import Prover
+from jepsen.prove import table as proof_table
 from jepsen.report import write_all
 from jepsen.runner import Run, run_test
 from jepsen.serve import serve
@@ -157,9 +160,31 @@ def cover_pairs(
             console.print(row)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--together") from error
-    verdicts = [row.verdict for row in cover.rows().values()]
+    verdicts = [row.outcome.verdict for row in cover.rows().values()]
     complete = len(verdicts) == len(cover.plan())
     sys.exit(1 if "anomalies" in verdicts else 0 if complete and set(verdicts) == {"valid"} else 2)
+
+
+def prove_plants(
+    plants: Annotated[list[str] | None, typer.Argument(metavar="[PLANT]...", help="Which bugs; all of them.")] = None,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds of load and faults of each try.")] = 40,
+    tries: Annotated[int, typer.Option(min=1, help="With how many seeds each is looked for.")] = 3,
+    seed: Annotated[int, typer.Option(help="The first one.")] = 1,
+    folder: Annotated[Path, typer.Option("--store", help="Where the runs' folders and the table are.")] = STORE,
+    show: Annotated[bool, typer.Option("--table", help="Only writes what is done, as Markdown.")] = False,
+) -> None:
+    """Plants bugs, each in turn, and shows that the test made for it finds it. Exits with 0 if all were found."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    unknown = sorted(set(plants or ()) - PROOFS.keys())
+    if unknown:
+        raise typer.BadParameter(f"no test is known to find {', '.join(unknown)}; there are {', '.join(PROOFS)}")
+    prover = Prover(time_limit, tries, seed, folder)
+    if not show:
+        prover.prove(plants or list(PROOFS), console.print)
+    for row in proof_table(prover):
+        console.print(row)
+    rows = prover.rows()
+    sys.exit(0 if all(plant in rows and rows[plant].found for plant in plants or PROOFS) else 1)
 
 
 def write_report(
@@ -181,5 +206,6 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     app.command("test")(run_one)
     app.command("cover")(cover_pairs)
+    app.command("prove")(prove_plants)
     app.command("serve")(serve_runs)
     app.command("report")(write_report)

@@ -4,8 +4,6 @@ Every run is a `python -m jepsen test` of its own. What came of it is a line of 
 a line are not run again, unless they are named. A run that could not tell counts as run: its line says so.
 """
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,10 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from jepsen import store
-from jepsen.cluster import ROOT
+from jepsen.apart import Outcome, run_apart
 from jepsen.faults import FAULTS
-from jepsen.pairs import Planned, plan
+from jepsen.pairs import Pair, Planned, plan
 
 LOADS: dict[str, tuple[str, ...]] = {
     "log over HTTP": ("--workload=log",),
@@ -44,15 +41,11 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     began: str
     seconds: float
     """Of load and faults."""
-    verdict: str
-    commit: str = ""
-    operations: int = 0
-    ok: int = 0
-    broken: int = 0
-    """How many times something was broken."""
-    found: dict[str, str] = {}
-    """Anomalies and problems by name, each with an example."""
-    skipped: dict[str, str] = {}
+    outcome: Outcome
+
+    @property
+    def pairs(self) -> set[Pair]:
+        return Planned(self.load, self.nodes, self.faults).pairs if self.outcome.operations else set()
 
 
 @dataclass(frozen=True)
@@ -94,72 +87,19 @@ class Cover:
             row = self._one(left.pop(0), planned)
             with self.path.open("ab") as file:
                 file.write(msgspec.json.encode(row) + b"\n")
-            found = "".join(f"; {name}: {example}" for name, example in row.found.items())
             run = f"{row.run} of {len(planned)}: {row.load}, {row.nodes} nodes, {', '.join(row.faults)}"
-            say(f"{run}: {row.verdict}{found}")
+            say(f"{run}: {row.outcome.text}")
         return len(left)
 
     def _one(self, number: int, planned: list[Planned]) -> Row:
-        this, seed, name = planned[number - 1], self.seed * 1000 + number, f"cover-{self.seed}-{number:02}"
-        before = set((self.folder / name).glob("*"))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        this, seed = planned[number - 1], self.seed * 1000 + number
         began = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
-        ended = subprocess.run(
-            [
-                *(sys.executable, "-m", "jepsen", "test", *LOADS[this.load]),
-                *(f"--nodes={this.nodes}", f"--faults={','.join(this.faults)}", f"--seed={seed}", f"--name={name}"),
-                *(f"--time-limit={self.time_limit}", f"--rate={self.rate}", f"--concurrency={self.concurrency}"),
-                f"--store={self.folder.resolve()}",
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        made = sorted(set((self.folder / name).glob("*")) - before)
-        results = store.read_json(made[-1] / store.RESULTS) if made else {}
-        test = store.read_json(made[-1] / store.TEST) if made else {}
-        blank = Row(number, this.load, this.nodes, this.faults, seed, began, self.time_limit, "could not run")
-        if not results:
-            said = (ended.stdout + ended.stderr).strip().splitlines()
-            return msgspec.structs.replace(blank, found={"status": f"{ended.returncode}: {' '.join(said[-2:])[-300:]}"})
-        return _row_of(blank, results, str(test.get("commit") or ""))
-
-
-def _row_of(blank: Row, results: dict[str, object], commit: str) -> Row:
-    told = msgspec.convert(results, type=_Results)
-    counts = [count for kinds in told.operations.values() for count in kinds.items()]
-    found = {name: str(told.anomalies.get(name, [""])[0])[:300] for name in told.bad}
-    found |= {name: texts[0][:300] for name, texts in told.problems.items()}
-    if told.valid is None and told.unknown:
-        found["unknown"] = told.unknown[0][:300]
-    return msgspec.structs.replace(
-        blank,
-        verdict=store.VERDICTS[told.valid],
-        commit=commit[:7],
-        operations=sum(number for _, number in counts),
-        ok=sum(number for kind, number in counts if kind == "ok"),
-        broken=len(told.availability.faults),
-        found=found,
-        skipped=told.skipped,
-    )
-
-
-class _Availability(msgspec.Struct):
-    faults: list[object]
-
-
-class _Results(msgspec.Struct):
-    """What is needed here of results.json."""
-
-    valid: bool | None
-    anomalies: dict[str, list[object]]
-    bad: list[str]
-    unknown: list[str]
-    problems: dict[str, list[str]]
-    skipped: dict[str, str]
-    operations: dict[str, dict[str, int]]
-    availability: _Availability
+        arguments = [
+            *(*LOADS[this.load], f"--nodes={this.nodes}", f"--faults={','.join(this.faults)}", f"--seed={seed}"),
+            *(f"--time-limit={self.time_limit}", f"--rate={self.rate}", f"--concurrency={self.concurrency}"),
+        ]
+        outcome = run_apart(arguments, f"cover-{self.seed}-{number:02}", self.folder)
+        return Row(number, this.load, this.nodes, this.faults, seed, began, self.time_limit, outcome)
 
 
 def table(cover: Cover) -> Iterator[str]:
@@ -168,17 +108,18 @@ def table(cover: Cover) -> Iterator[str]:
     yield "| run | load | nodes | faults, in rotation | times | operations | ok | verdict |"
     yield "| --: | --- | --: | --- | --: | --: | --: | --- |"
     for row in rows:
-        share = f"{100 * row.ok / row.operations:.0f} %" if row.operations else "-"
-        found = f": {', '.join(row.found)}" if row.found else ""
+        done = row.outcome
+        share = f"{100 * done.ok / done.operations:.0f} %" if done.operations else "-"
+        found = f": {', '.join(done.found)}" if done.found else ""
         yield (
-            f"| {row.run} | {row.load} | {row.nodes} | {', '.join(row.faults)} | {row.broken} | {row.operations:,} "
-            f"| {share} | {row.verdict}{found} |"
+            f"| {row.run} | {row.load} | {row.nodes} | {', '.join(row.faults)} | {done.broken} | {done.operations:,} "
+            f"| {share} | {done.verdict}{found} |"
         )
     planned = cover.plan()
     pairs = {pair for each in planned for pair in each.pairs}
-    tried = {pair for row in rows if row.operations for pair in Planned(row.load, row.nodes, row.faults).pairs}
-    minutes = sum(row.seconds for row in rows if row.operations) / 60
-    operations = sum(row.operations for row in rows)
+    tried = {pair for row in rows for pair in row.pairs}
+    minutes = sum(row.seconds for row in rows if row.outcome.operations) / 60
+    operations = sum(row.outcome.operations for row in rows)
     yield ""
     yield (
         f"{len(rows)} of {len(planned)} runs, {minutes:.0f} minutes of load and faults, {operations:,} operations; "

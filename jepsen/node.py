@@ -20,22 +20,28 @@ DELAY_FILE, FREE_FILE = "delay_ms", "free_bytes"
 def watch_disk(folder: Path) -> None:
     """Makes every database that this process opens tell what is durable, and do as the files in `folder` say."""
     from raftbroker.storage import rocks
+    from raftbroker.storage.watermark import Watermark
 
-    sync, free = rocks.RocksEngine.sync, rocks.RocksEngine.free_bytes
+    sync, advance, free = rocks.RocksEngine.sync, Watermark.advance, rocks.RocksEngine.free_bytes
     note = DurableNote(folder)
 
-    def noted_sync(self: rocks.RocksEngine) -> None:
+    def slow_sync(self: rocks.RocksEngine) -> None:
         delay = _number(folder / DELAY_FILE)
         if delay:
             time.sleep(delay / 1000)
         sync(self)
-        note.write(*newest_log(self.path))
+
+    def noted_advance(self: Watermark) -> None:
+        """Before the node's own note: what that claims, no power loss may take."""
+        note.write(*newest_log(self._database))
+        advance(self)
 
     def bounded_free(self: rocks.RocksEngine) -> int:
         told = _number(folder / FREE_FILE)
         return free(self) if told is None else min(told, free(self))
 
-    rocks.RocksEngine.sync = noted_sync  # type: ignore[method-assign]
+    rocks.RocksEngine.sync = slow_sync  # type: ignore[method-assign]
+    Watermark.advance = noted_advance  # type: ignore[method-assign]
     rocks.RocksEngine.free_bytes = bounded_free  # type: ignore[method-assign]
 
 

@@ -2,14 +2,18 @@
 
 `RAFTBROKER_PLANT=name python -m jepsen.node ...` replaces methods of the broker's classes in that process; the broker
 itself knows nothing of it. `jepsen test --plant name` does so for every node. Those of the simulation
-(`tests/simulation/plants.py`) can be switched on here by the same names. Which test finds which bug, and how fast:
-README.md.
+(`tests/simulation/plants.py`) can be switched on here by the same names.
+
+`PROOFS` says which test finds which bug; `python -m jepsen prove` runs them. What came of it: README.md.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec import structs
 
 from consensus import identity
 from consensus.group import Group
@@ -20,7 +24,15 @@ from raftbroker.broker.views import Fetched
 from raftbroker.state.batch import parse_header
 from raftbroker.state.groups.part import Groups
 from raftbroker.state.leader import PartitionLeader
+from raftbroker.state.queues.book import Book
+from raftbroker.state.queues.messages import Lock, Message
+from raftbroker.state.queues.ops import Acknowledge
+from raftbroker.state.queues.part import QueuesPart
+from raftbroker.state.queues.queue import Queue
+from raftbroker.state.shard import Change
 from raftbroker.storage.store import LogStore
+
+SYNC_EVERY_SECONDS = 3.0
 
 Replacement = tuple[type | Any, str, Callable[..., Any]]
 
@@ -44,6 +56,19 @@ def _reply_before_commit() -> list[Replacement]:
 def _fsync_left_out() -> list[Replacement]:
     """Everything is written, and nothing synced."""
     return [(LogStore, "sync", lambda self: None)]
+
+
+def _fsync_now_and_then() -> list[Replacement]:
+    """Everything is written at once, and synced every few seconds."""
+    original = LogStore.sync
+    last = [0.0]
+
+    def sync(self: LogStore) -> None:
+        if time.monotonic() - last[0] > SYNC_EVERY_SECONDS:
+            last[0] = time.monotonic()
+            original(self)
+
+    return [(LogStore, "sync", sync)]
 
 
 def _forgets_offsets() -> list[Replacement]:
@@ -108,15 +133,83 @@ def _one_is_a_majority() -> list[Replacement]:
     return [(Replication, "_advance_commit", advance)]
 
 
+def _acknowledgements_in_memory() -> list[Replacement]:
+    """An acknowledged message is gone until its queue is restored from disk: it was never deleted there."""
+    original = QueuesPart.apply
+
+    def apply(self: QueuesPart, op: Any, change: Change) -> Any:
+        if not isinstance(op, Acknowledge):
+            return original(self, op, change)
+        unwritten = Change(change.time_ms, {})
+        outcome = original(self, op, unwritten)
+        change.names |= unwritten.names
+        return outcome
+
+    return [(QueuesPart, "apply", apply)]
+
+
+def _locks_end_early() -> list[Replacement]:
+    """A message is given to the next consumer while its lock should hold."""
+    original = Book.lock
+
+    def lock(self: Book, queue: Queue, message: Message, lock: Lock, change: Change) -> None:
+        short = structs.replace(lock, until_ms=lock.at_ms + (lock.until_ms - lock.at_ms) // 4)
+        original(self, queue, message, short, change)
+
+    return [(Book, "lock", lock)]
+
+
 PLANTS: dict[str, Callable[[], list[Replacement]]] = {
     "reply-before-commit": _reply_before_commit,
     "fsync-left-out": _fsync_left_out,
+    "fsync-now-and-then": _fsync_now_and_then,
     "forgets-offsets": _forgets_offsets,
     "reads-past-high-watermark": _reads_past_high_watermark,
     "duplicate-gets-new-offset": _duplicate_gets_new_offset,
     "wiped-node-votes": _wiped_node_votes,
     "one-is-a-majority": _one_is_a_majority,
+    "acknowledgements-in-memory": _acknowledgements_in_memory,
+    "locks-end-early": _locks_end_early,
 }
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The test that finds a bug."""
+
+    workload: str
+    faults: str
+    more: tuple[str, ...] = ()
+    """Further options of `jepsen test`."""
+
+
+CUT_LEADERS = Proof("log", "partition:leader-of-data,partition:one")
+PROOFS: dict[str, Proof] = {
+    "reply-before-commit": CUT_LEADERS,
+    "one-is-a-majority": CUT_LEADERS,
+    "reads-past-high-watermark": CUT_LEADERS,
+    "commits-more-than-proven": CUT_LEADERS,
+    "fsync-left-out": Proof("log", "power:majority"),
+    "fsync-now-and-then": Proof("log", "power:all"),
+    "ack-before-fsync": Proof("log", "power:behind,power:all"),
+    "leader-counts-itself-early": Proof("log", "power:behind"),
+    "wiped-node-votes": Proof("log", "wipe:behind"),
+    "duplicate-gets-new-offset": Proof("log", "none"),
+    "repeats-what-is-unknown": Proof("log", "kill:leader-of-data,pause:leader-of-data"),
+    "forgets-offsets": Proof("groups", "kill:all"),
+    "acknowledgements-in-memory": Proof("queue", "kill:all"),
+    "locks-end-early": Proof("queue", "none"),
+    "reads-without-a-round": Proof("register", "partition:leader-of-control,pause:leader-of-control"),
+    "snapshot-without-its-records": Proof("log", "kill:one,partition:one"),
+    "snapshot-acknowledged-early": Proof("log", "power:behind,power:all"),
+    "applied-ahead-of-state": Proof("queue", "kill:all"),
+    "unchecked-rows": Proof("log", "damage:bits-in-log,damage:bits-in-tables"),
+    "truncates-matching-entries": Proof("log", "lossy:all,power:all"),
+    "learners-count": Proof("log", "wipe:simple,membership"),
+    "vote-before-fsync": Proof("log", "power:all,slow-disk:all"),
+    "vote-not-persisted": Proof("log", "kill:all"),
+}
+"""Those of the simulation's that are not here need a schedule that only the simulation plays."""
 
 
 def names() -> list[str]:

@@ -100,14 +100,18 @@ class View:
 def _group(found: dict[str, object], nodes: int) -> Group:
     replicas = found.get("replicas")
     assert isinstance(replicas, list)
-    sound = [each for each in replicas if each["voter"] and each["role"] != "absent" and not each["damaged"]]
+    number = _whole(found["group"])
+    sound = [each for each in replicas if each["role"] != "absent" and not each["damaged"]]
+    voters = [each for each in sound if each["voter"]]
     wanted = min(_whole(found["replication_factor"]), nodes)
     leader = found["leader"]
+    # Every node has a replica of the control group, also those whose votes it does not need.
+    all_placed = len(sound if number == 0 else voters) == len(replicas)
     return Group(
-        _whole(found["group"]),
+        number,
         leader if isinstance(leader, int) else None,
         _whole(found["partitions"]),
-        complete=len(sound) == len(replicas) >= wanted,
+        complete=all_placed and len(voters) >= wanted,
     )
 
 

@@ -5,6 +5,11 @@ import contextlib
 
 from jepsen import disk_note
 from jepsen.faults.base import Fault, Skipped
+from jepsen.node import DELAY_FILE
+
+BUSY_MS = 500
+"""How long each fsync takes of a disk that is busy as the power goes."""
+BEHIND_SECONDS = 3.0
 
 
 class Victims(Fault):
@@ -84,22 +89,59 @@ class Restart(Fault):
 
 
 class PowerLoss(Victims):
-    """The processes end, and with them all that was written and not yet synced."""
+    """The processes end, and with them all that was written and not yet synced. Half of the times the victims' disks
+    were busy when it happened, so that much was on its way to them.
+
+    `behind`: a minority is away, and misses what is written; then one of those that were there loses power, the others
+    stop, and it goes on with those that were away: what it had acknowledged and not synced is gone from a majority."""
 
     name = "power"
-    variants = ("all", "majority", "one", "leader-of-data", "leader-of-control")
+    variants = ("all", "majority", "one", "behind", "leader-of-data", "leader-of-control")
 
     async def begin(self) -> str:
+        self.down: list[int] = []
+        if self.variant == "behind":
+            return await self._behind()
         self.victims = await self.choose()
+        busy = self.field.random.random() < 0.5
+        lost = await self._cut_power(self.victims, busy=busy)
+        return f"nodes {self.victims}, {lost} unsynced bytes gone{', of busy disks' if busy else ''}"
+
+    async def _cut_power(self, victims: list[int], *, busy: bool) -> list[int]:
+        """How many bytes each has lost."""
         field = self.field
-        await asyncio.gather(*(field.cluster.kill(victim) for victim in self.victims))
+        if busy:
+            self._slow_down(victims)
+            await asyncio.sleep(field.random.uniform(0.5, 1.5) * BUSY_MS / 1000)
+        await asyncio.gather(*(field.cluster.kill(victim) for victim in victims))
         lost = []
-        for victim in self.victims:
+        for victim in victims:
             node = field.node(victim)
+            (node.disk / DELAY_FILE).unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):  # it was down already, and wiped
                 all_of_it = field.random.random() < 0.5
                 lost.append(disk_note.lose_power(node.database, node.disk, field.random, all_of_it=all_of_it))
-        return f"nodes {self.victims}, {lost} unsynced bytes gone"
+        return lost
+
+    def _slow_down(self, victims: list[int]) -> None:
+        for victim in victims:
+            (self.field.node(victim).disk / DELAY_FILE).write_text(str(BUSY_MS))
+
+    async def _behind(self) -> str:
+        field = self.field
+        leaders = await field.view.leaders("data") or await field.view.leaders("shard") or field.numbers
+        victim = field.random.choice(leaders)
+        others = [node for node in field.numbers if node != victim]
+        field.random.shuffle(others)
+        behind, self.down = others[: len(field.numbers) // 2], others[len(field.numbers) // 2 :]
+        await asyncio.gather(*(field.cluster.kill(node) for node in behind))
+        await asyncio.sleep(BEHIND_SECONDS)
+        lost = await self._cut_power([victim], busy=True)
+        await asyncio.gather(*(field.cluster.kill(node) for node in self.down))
+        self.victims = [*behind, victim]
+        await asyncio.gather(*(field.cluster.run(node, wait=False) for node in self.victims))
+        return f"nodes {sorted(behind)} behind, {victim} lost {lost[0]} unsynced bytes, nodes {sorted(self.down)} down"
 
     async def end(self) -> None:
-        await asyncio.gather(*(self.field.cluster.run(victim, wait=False) for victim in self.victims))
+        coming = [*self.victims, *self.down]
+        await asyncio.gather(*(self.field.cluster.run(node, wait=False) for node in coming))

@@ -1,0 +1,84 @@
+"""A test in a process of its own, as `cover` and `prove` run one after the other: what came of it, in brief."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from jepsen import store
+from jepsen.cluster import ROOT
+
+EXAMPLE_CHARACTERS = 300
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`verdict` is one of store.VERDICTS, or COULD_NOT_RUN."""
+
+    verdict: str
+    folder: str = ""
+    commit: str = ""
+    operations: int = 0
+    ok: int = 0
+    broken: int = 0
+    """How many times something was broken."""
+    found: dict[str, str] = {}
+    """Anomalies and problems by name, each with an example."""
+    skipped: dict[str, str] = {}
+
+    @property
+    def text(self) -> str:
+        return self.verdict + "".join(f"; {name}: {example}" for name, example in self.found.items())
+
+
+COULD_NOT_RUN = "could not run"
+
+
+class _Availability(msgspec.Struct):
+    faults: list[object]
+
+
+class _Results(msgspec.Struct):
+    """What is needed here of results.json."""
+
+    valid: bool | None
+    anomalies: dict[str, list[object]]
+    bad: list[str]
+    unknown: list[str]
+    problems: dict[str, list[str]]
+    skipped: dict[str, str]
+    operations: dict[str, dict[str, int]]
+    availability: _Availability
+
+
+def run_apart(arguments: Sequence[str], name: str, folder: Path) -> Outcome:
+    """Runs `python -m jepsen test` with these arguments; its folder is made in `folder/name/`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set((folder / name).glob("*"))
+    command = [sys.executable, "-m", "jepsen", "test", *arguments, f"--name={name}", f"--store={folder.resolve()}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    made = sorted(set((folder / name).glob("*")) - before)
+    results = store.read_json(made[-1] / store.RESULTS) if made else {}
+    if not results:
+        said = " ".join((ended.stdout + ended.stderr).split())[-EXAMPLE_CHARACTERS:]
+        return Outcome(COULD_NOT_RUN, str(made[-1]) if made else "", found={"status": f"{ended.returncode}: {said}"})
+    return _brief(made[-1], msgspec.convert(results, type=_Results))
+
+
+def _brief(folder: Path, told: _Results) -> Outcome:
+    counts = [count for kinds in told.operations.values() for count in kinds.items()]
+    found = {name: str(told.anomalies.get(name, [""])[0])[:EXAMPLE_CHARACTERS] for name in told.bad}
+    found |= {name: texts[0][:EXAMPLE_CHARACTERS] for name, texts in told.problems.items()}
+    if told.valid is None and told.unknown:
+        found["unknown"] = told.unknown[0][:EXAMPLE_CHARACTERS]
+    return Outcome(
+        verdict=store.VERDICTS[told.valid],
+        folder=str(folder),
+        commit=str(store.read_json(folder / store.TEST).get("commit") or "")[:7],
+        operations=sum(number for _, number in counts),
+        ok=sum(number for kind, number in counts if kind == "ok"),
+        broken=len(told.availability.faults),
+        found=found,
+        skipped=told.skipped,
+    )

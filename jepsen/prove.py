@@ -1,0 +1,82 @@
+"""`python -m jepsen prove`: plants each bug in turn and runs the test that finds it. A harness must be shown to fail.
+
+Each is tried with one seed after the other until it is found. What came of it is a line of `STORE/proofs.jsonl`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from jepsen.apart import Outcome, run_apart
+from jepsen.plants import PROOFS, Proof
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """What came of looking for one bug. `seed` is the last one tried, of `tries`."""
+
+    plant: str
+    seed: int
+    tries: int
+    seconds: float
+    outcome: Outcome
+
+    @property
+    def found(self) -> bool:
+        return self.outcome.verdict == "anomalies"
+
+
+@dataclass(frozen=True)
+class Prover:
+    """How to look. `time_limit`, in seconds, is of each try."""
+
+    time_limit: float
+    tries: int
+    seed: int
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "proofs.jsonl"
+
+    def arguments(self, plant: str, proof: Proof, seed: int) -> list[str]:
+        """Of `jepsen test`."""
+        faults = [f"--faults={proof.faults}", *proof.more]
+        return [f"--plant={plant}", f"--workload={proof.workload}", *faults, f"--time-limit={self.time_limit:.0f}",
+                "--rate=100", "--concurrency=12", "--quiet=3", f"--seed={seed}"]  # fmt: skip
+
+    def prove(self, plants: Sequence[str], say: Callable[[str], None]) -> None:
+        """Raises KeyError for a plant that no test is known to find."""
+        for plant in plants:
+            tried = self._one(plant, PROOFS[plant])
+            with self.path.open("ab") as file:
+                file.write(msgspec.json.encode(tried) + b"\n")
+            say(f"{plant}: {'found' if tried.found else 'NOT FOUND'}, try {tried.tries}: {tried.outcome.text}")
+
+    def _one(self, plant: str, proof: Proof) -> Tried:
+        for turn in range(self.tries):
+            seed = self.seed + turn
+            outcome = run_apart(self.arguments(plant, proof, seed), f"prove-{plant}", self.folder)
+            if outcome.verdict == "anomalies":
+                break
+        return Tried(plant, seed, turn + 1, self.time_limit, outcome)
+
+    def rows(self) -> dict[str, Tried]:
+        """The last word on each plant."""
+        if not self.path.exists():
+            return {}
+        lines = self.path.read_bytes().splitlines()
+        return {row.plant: row for row in (msgspec.json.decode(line, type=Tried) for line in lines)}
+
+
+def table(prover: Prover) -> Iterator[str]:
+    """What was tried, as lines of Markdown."""
+    yield "| planted | workload, faults | found as | tries of so many seconds | options of the run that found it |"
+    yield "| --- | --- | --- | --- | --- |"
+    for plant, row in sorted(prover.rows().items()):
+        proof = PROOFS[plant]
+        found = ", ".join(row.outcome.found) if row.found else "**not found**"
+        command = " ".join(prover.arguments(plant, proof, row.seed))
+        tries = f"{row.tries} of {row.seconds:.0f} s"
+        yield f"| `{plant}` | {proof.workload}, {proof.faults} | {found} | {tries} | `{command}` |"
