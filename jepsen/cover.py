@@ -26,6 +26,7 @@ LOADS: dict[str, tuple[str, ...]] = {
     "churn": ("--workload=churn",),
 }
 NODES = (3, 5)
+RHYTHM = ("--hold=5", "--quiet=3")
 AROUND_SECONDS = 90.0
 """What a run takes beyond its time limit, about: start, healing, last reads, verdict."""
 
@@ -96,7 +97,7 @@ class Cover:
         began = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         arguments = [
             *(*LOADS[this.load], f"--nodes={this.nodes}", f"--faults={','.join(this.faults)}", f"--seed={seed}"),
-            *(f"--time-limit={self.time_limit}", f"--rate={self.rate}", f"--concurrency={self.concurrency}"),
+            *(f"--time-limit={self.time_limit}", f"--rate={self.rate}", f"--concurrency={self.concurrency}", *RHYTHM),
         ]
         outcome = run_apart(arguments, f"cover-{self.seed}-{number:02}", self.folder)
         return Row(number, this.load, this.nodes, this.faults, seed, began, self.time_limit, outcome)
