@@ -22,6 +22,10 @@ BARRIER_SECONDS = 1.0
 REPORT_SECONDS = 0.25
 """How long an answer waits for reports of nodes that are slow to give one."""
 REPORT_AGE_SECONDS = 1.0
+LISTED_SECONDS = 30.0
+"""How long a node that does not answer any more stays among those that clients are told of. Kafka's brokers stay for
+their session's 9 s. A client that misses a node for the moment of its restart drops what it knows of it, and librdkafka
+2.10 to 2.16 may then wait for ever for a coordinator that was there (confluentinc/librdkafka#5511)."""
 
 
 class GroupLeader(msgspec.Struct, frozen=True):
@@ -47,6 +51,8 @@ class MetadataView(msgspec.Struct, frozen=True):
     """All that are registered, by id."""
     alive: frozenset[int]
     """Those that answer, and this one."""
+    listed: frozenset[int]
+    """Those that clients are told of: `alive`, and who has answered not long ago (`LISTED_SECONDS`)."""
     groups: dict[int, GroupLeader]
     topics: dict[str, TopicState]
     """By name, in its order."""
@@ -63,7 +69,7 @@ class Metadata:
         self._reports = reports
         self._health = health
         self._key: object = None
-        self._view = MetadataView(0, "", -1, (), frozenset(), {}, {}, {}, current=False)
+        self._view = MetadataView(0, "", -1, (), frozenset(), frozenset(), {}, {}, {}, current=False)
 
     async def view(self, timeout: float) -> MetadataView:
         current = True
@@ -104,6 +110,7 @@ class Metadata:
             controller_id=self._health.controller_id,
             nodes=control.nodes(),
             alive=self._reports.answering | {context.me},
+            listed=self._reports.answered_within(LISTED_SECONDS),
             groups=groups,
             topics=topics,
             names={topic.topic_id: topic.name for topic in topics.values()},

@@ -38,6 +38,9 @@ class Reports:
         self._heard = heard
         self._failed = failed
         self._reports: dict[int, NodeReport] = {}
+        self._answered: dict[int, float] = {}
+        """When each node answered last, on the context's clock."""
+        self._began = context.clock()
         self._taken = -1e9
         self._version = -1
         """Of the control state when the reports were asked for."""
@@ -75,6 +78,13 @@ class Reports:
         """The nodes whose reports are among the last."""
         return frozenset(self._reports)
 
+    def answered_within(self, seconds: float) -> frozenset[int]:
+        """The registered nodes whose last answer is no older; before its first, a node counts as if it had answered
+        when this one started. This node is among them."""
+        since = self._context.clock() - seconds
+        nodes = (node.id for node in self._context.control.nodes())
+        return frozenset(node for node in nodes if self._answered.get(node, self._began) >= since) | {self._context.me}
+
     async def live(self) -> frozenset[int]:
         """The nodes that answer."""
         return frozenset(await self.collect(1.0))
@@ -94,6 +104,10 @@ class Reports:
         reports = {answer.node: answer for answer in answers if answer is not None}
         reports[self._context.me] = self.own()
         self._reports, self._taken, self._version = reports, started, version
+        now = self._context.clock()
+        self._answered = {node: at for node, at in self._answered.items() if node in others} | dict.fromkeys(
+            reports, now
+        )
         for report in reports.values():
             for group in report.groups:
                 if group.leading:

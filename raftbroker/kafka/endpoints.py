@@ -13,13 +13,13 @@ class Endpoint(NamedTuple):
 
 
 def endpoints(context: KafkaContext, view: MetadataView) -> dict[int, Endpoint]:
-    """By node id, in its order: the nodes that answer and those that are said to lead. This node is always among them,
-    also before it is registered: who could ask it can reach it."""
+    """By node id, in its order: the nodes that answer or did not long ago, and those that are said to lead. This node
+    is always among them, also before it is registered: who could ask it can reach it."""
     leading = {group.leader for group in view.groups.values()}
     found = {
         node.id: Endpoint(node.id, *split_host(node.kafka))
         for node in view.nodes
-        if node.kafka and (node.id in view.alive or node.id in leading)
+        if node.kafka and (node.id in view.listed or node.id in leading)
     }
     me = context.broker.node_id
     if me not in found:

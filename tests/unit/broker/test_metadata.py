@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from raftbroker.broker import errors
+from raftbroker.broker import errors, metadata
 from raftbroker.broker.metadata import MetadataView
 from tests.unit.broker.nodes import cluster, until
 
@@ -99,6 +99,29 @@ def test_it_is_told_without_a_dead_node_and_without_a_majority(tmp_path: Path) -
             assert list(view.topics) == ["t"]  # from its own copy
             with pytest.raises(errors.Unavailable):
                 await alone.broker.delete_topic_by_id(topic.topic_id, timeout=0.5)
+
+    asyncio.run(main())
+
+
+def test_a_node_that_is_restarted_stays_listed_and_one_that_is_gone_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path, 3) as nodes:
+            assert (await nodes[0].broker.metadata()).listed == {1, 2, 3}
+            await nodes[2].kill()
+
+            async def missed() -> bool:
+                return (await nodes[0].broker.metadata()).alive == {1, 2}
+
+            await until(missed, seconds=20)
+            assert (await nodes[0].broker.metadata()).listed == {1, 2, 3}
+            monkeypatch.setattr(metadata, "LISTED_SECONDS", 1.5)
+
+            async def forgotten() -> bool:
+                return (await nodes[0].broker.metadata()).listed == {1, 2}
+
+            await until(forgotten, seconds=20)
 
     asyncio.run(main())
 
