@@ -60,7 +60,7 @@ from raftbroker.broker.views import (
     TopicView,
 )
 from raftbroker.broker.waiting import EndWaiters
-from raftbroker.broker.webhook_delivery import Sender
+from raftbroker.broker.webhooks import Webhooks
 from raftbroker.state.control import ControlMachine
 from raftbroker.state.control_commands import TopicState
 from raftbroker.state.murmur2 import partition_for_key
@@ -86,8 +86,6 @@ class Broker:
         context = Context(host, control, records, options, clock, wall, random, wire.Calls(host.rpc))
         self._context = context
         self.counters: Counters = context.counters
-        self.sender: Sender | None = None
-        """Sends to webhooks, where whoever composes the node hands one in."""
         self._router = Router(context)
         self.shards = Shards(context, self._router)
         self._replicas = Replicas(context, self.shards.machine)
@@ -108,6 +106,18 @@ class Broker:
         self.queues = Queues(context, self._router, self.shards)
         sources = Sources(context, self._topics, self._fetcher, self._reads, self._waiters)
         self.consumers = Consumers(sources, self.consumer_groups, self._offsets)
+        self.webhooks = Webhooks(
+            context,
+            self._router,
+            self._controller,
+            self._topics,
+            self.shards,
+            self._fetcher,
+            self._offsets,
+            self.consumer_groups,
+            self.group_positions,
+            self.queues,
+        )
         fetch = LeaderFetch(context, leading, self._waiters, self._reads)
         self.leader_side = LeaderSide(leading, self._producer, fetch, self._offsets)
         self._clocks = Clocks(context)
@@ -127,6 +137,7 @@ class Broker:
         self.consumer_groups.serve(calls)
         self.consumers.serve(calls)
         self.queues.serve(calls)
+        self.webhooks.serve(calls)
         calls.serve(wire.PRODUCE, self._producer.serve)
         calls.serve(wire.FETCH, self._fetcher.fetch_here)
         calls.serve(wire.OFFSETS, self._offsets.offsets_here)
@@ -166,12 +177,15 @@ class Broker:
         host = self._context.host
         host.on_applied(self._applied)
         host.on_role(self._role_changed)
+        host.on_applied(self.webhooks.runners.applied)
+        host.on_role(self.webhooks.runners.role_changed)
         self._replicas.open_missing()
         loop = asyncio.get_running_loop()
         for name, work in (
             ("registration", self._reconciler.keep_registered),
             ("reconciliation", self._reconciler.run),
             ("retention", self._retention.run),
+            ("webhooks", self.webhooks.runners.run),
         ):
             self._tasks.append(loop.create_task(_keep_running(name, work), name=name))
 
@@ -181,6 +195,7 @@ class Broker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self.consumers.stop()
+        await self.webhooks.runners.stop()
         self.shards.stop()
         await self.transactions.stop()
         await self.consumer_groups.stop()

@@ -22,10 +22,12 @@ from raftbroker.storage.records import RecordReader
 
 CONTROL = 0
 """The control group's id."""
-FEATURE = 2
+FEATURE = 3
 """The highest cluster feature version this code supports."""
 SHARDS_FEATURE = 2
 """From this cluster feature version on there are coordinator shards."""
+WEBHOOKS_FEATURE = 3
+"""From this one on there are webhooks."""
 
 CATCH_UP_SECONDS = 2.0
 """How long a request that another node passes on waits for the control state its sender has seen."""

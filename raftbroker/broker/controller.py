@@ -134,6 +134,12 @@ class Controller:
                 continue
         raise Unavailable("other changes kept coming first, nothing was done: try again")
 
+    async def change(self, timeout: float, make: Callable[[], ControlCommand | None]) -> int:
+        """One change that `make` makes of the present state, in its turn; None changes nothing. The index at which it
+        is visible. Raises what `make` raises, and NotLeader."""
+        async with self._turn(timeout) as deadline:
+            return await self._until_taken(deadline, make)
+
     # --- nodes ----------------------------------------------------------------------------------------------
 
     async def register(self, request: RegisterRequest) -> int:

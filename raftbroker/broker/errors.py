@@ -150,6 +150,10 @@ class QueueRefused(Rejected):
     """A queue's state does not allow what was asked; the message says why."""
 
 
+class UnknownWebhook(Rejected):
+    """No webhook of that name (or it was deleted meanwhile)."""
+
+
 class OffsetOutOfRange(Rejected):
     """The offset lies below the log start offset or above the high watermark."""
 

@@ -46,12 +46,14 @@ class GroupOffsets(GroupAccess):
         instance_id: str | None = None,
         generation: int = -1,
         modern: bool = True,
+        retain_ms: int | None = None,
         timeout: float = 10.0,
         here_only: bool = False,
     ) -> Committed:
         """`generation` is the member epoch in KIP-848; negative for who is no member, which only a group without
         members takes. One error for each offset, in their order, unless the whole was refused; none where all were
-        taken. `modern`: whether the client knows member epochs at all."""
+        taken. `modern`: whether the client knows member epochs at all. `retain_ms`: how long the offsets stay while the
+        group has no members, where that is not as configured."""
         error = check_names(group, member_id, instance_id)
         if error is not None:
             return Committed(error)
@@ -65,7 +67,7 @@ class GroupOffsets(GroupAccess):
             generation=generation,
             modern=modern,
             items=items,
-            retain_ms=self._options.offsets_retain_ms,
+            retain_ms=self._options.offsets_retain_ms if retain_ms is None else retain_ms,
         )
         done = await self.at_leader(GROUP_COMMIT, request, self._coordination.commit, here_only, Mode.REPEATABLE)
         return _with_unknown(done, len(offsets), unknown)

@@ -28,6 +28,7 @@ from raftbroker.http import (
     v3_groups,
     v3_records,
     v3_topics,
+    webhooks,
 )
 from raftbroker.http.call import Call, Front
 from raftbroker.http.limits import Limit, Limits
@@ -60,6 +61,7 @@ ROUTES: tuple[Route, ...] = (
     *queue_settle.ROUTES,
     *v1_cluster.ROUTES,
     *v1_groups.ROUTES,
+    *webhooks.ROUTES,
     *probes.ROUTES,
 )
 

@@ -20,6 +20,7 @@ _PATH_PARAMETERS: dict[str, tuple[type, str, str | int]] = {
     "consumer_id": (str, "The member's id.", "app-1"),
     "config_name": (str, "The config's name, as Kafka has it.", "retention.ms"),
     "queue": (str, "The queue's name.", "orders"),
+    "webhook": (str, "The webhook's name.", "billing"),
     "message_id": (str, "The message's id, as sending it answered.", "4711"),
     "group": (int, "The Raft group's id; 0 is the control group.", 1),
 }

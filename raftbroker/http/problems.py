@@ -42,6 +42,7 @@ NO_INSTANCE = 40403
 NO_GROUP = 40405
 NO_QUEUE = 40406
 NO_MESSAGE = 40407
+NO_WEBHOOK = 40408
 NOT_ACCEPTABLE = 40601
 TOPIC_EXISTS = 40902
 ILLEGAL_STATE = 40903
@@ -85,6 +86,7 @@ CODES: dict[type[errors.BrokerError], int] = {
     errors.ChangeRejected: ILLEGAL_STATE,
     errors.UnknownQueue: NO_QUEUE,
     errors.UnknownMessage: NO_MESSAGE,
+    errors.UnknownWebhook: NO_WEBHOOK,
     errors.QueueRefused: ILLEGAL_STATE,
     errors.UnknownConsumerGroup: NO_GROUP,
     errors.UnknownInstance: NO_INSTANCE,

@@ -187,6 +187,7 @@ CODES: Mapping[type[Exception], ErrorCode] = {
     errors.FormatMismatch: ErrorCode.INVALID_REQUEST,
     errors.UnknownQueue: ErrorCode.INVALID_REQUEST,
     errors.UnknownMessage: ErrorCode.INVALID_REQUEST,
+    errors.UnknownWebhook: ErrorCode.INVALID_REQUEST,
     errors.QueueRefused: ErrorCode.INVALID_REQUEST,
     errors.QueueFull: ErrorCode.THROTTLING_QUOTA_EXCEEDED,
     errors.Rejected: ErrorCode.INVALID_REQUEST,

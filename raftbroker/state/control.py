@@ -4,9 +4,9 @@ Every command has one deterministic outcome. One whose precondition fails when i
 proposer learns why from `outcome(index)`, which is kept in memory for the newest `OUTCOMES_MAX` commands applied since
 the last restore. None there means "look at the state".
 
-Rows, with msgpack arrays as values: b"c" the cluster, b"n" + node u32be, b"g" + group u32be, b"t" + topic id, and
-b"d" + group u32be + partition id u64be for a partition that is to be deleted. The rows live in a `MemoryView`, decoded
-structs beside it.
+Rows, with msgpack arrays as values: b"c" the cluster, b"n" + node u32be, b"g" + group u32be, b"t" + topic id, b"w" +
+name a webhook, and b"d" + group u32be + partition id u64be for a partition that is to be deleted. The rows live in a
+`MemoryView`, decoded structs beside it.
 
 Bounded by the cluster itself: nodes, groups, topics and partitions that exist, and dropped partitions until their
 group's leader has deleted them.
@@ -37,6 +37,7 @@ from raftbroker.state.control_commands import (
     decode_control,
 )
 from raftbroker.state.view import MemoryView
+from raftbroker.state.webhooks import WEBHOOKS_MAX, Webhook
 
 OUTCOMES_MAX = 1024
 REPLICATION_FACTOR_MAX = 5
@@ -44,7 +45,7 @@ PRODUCER_IDS_MAX = 1_000_000
 """The most producer ids one command gives out."""
 
 _CLUSTER_KEY = b"c"
-_NODE, _GROUP, _TOPIC, _DROPPED = b"n", b"g", b"t", b"d"
+_NODE, _GROUP, _TOPIC, _DROPPED, _WEBHOOK = b"n", b"g", b"t", b"d", b"w"
 _U32 = struct.Struct(">I")
 _DROPPED_KEY = struct.Struct(">IQ")
 _PRESENT = b"\x01"
@@ -54,6 +55,7 @@ _decode_cluster = msgspec.msgpack.Decoder(ClusterState).decode
 _decode_node = msgspec.msgpack.Decoder(NodeState).decode
 _decode_group = msgspec.msgpack.Decoder(GroupState).decode
 _decode_topic = msgspec.msgpack.Decoder(TopicState).decode
+_decode_webhook = msgspec.msgpack.Decoder(Webhook).decode
 
 _OK = Outcome(ok=True)
 
@@ -95,6 +97,8 @@ class ControlMachine:
             commands.AllocateProducerIds: self._allocate_producer_ids,
             commands.RaiseFeature: self._raise_feature,
             commands.CreateShards: self._create_shards,
+            commands.PutWebhook: self._put_webhook,
+            commands.DeleteWebhook: self._delete_webhook,
         }
 
     def _clear(self) -> None:
@@ -105,6 +109,7 @@ class ControlMachine:
         self._names: dict[str, str] = {}
         self._places: dict[int, tuple[str, int, int]] = {}
         self._dropped: dict[int, dict[int, None]] = {}
+        self._webhooks: dict[str, Webhook] = {}
 
     # --- consensus.Machine ------------------------------------------------------------------------------
 
@@ -128,6 +133,9 @@ class ControlMachine:
             elif kind == _DROPPED:
                 group_id, partition_id = _DROPPED_KEY.unpack(key[1:])
                 self._dropped.setdefault(group_id, {})[partition_id] = None
+            elif kind == _WEBHOOK:
+                webhook = _decode_webhook(value)
+                self._webhooks[webhook.name] = webhook
             else:
                 raise UnknownCommand(f"the control state has a row of kind {kind!r}: a newer raftbroker wrote it")
 
@@ -227,6 +235,13 @@ class ControlMachine:
     def dropped(self, group_id: int) -> tuple[int, ...]:
         """Partition ids of deleted topics whose data the group has yet to delete, ascending."""
         return tuple(sorted(self._dropped.get(group_id, ())))
+
+    def webhooks(self) -> tuple[Webhook, ...]:
+        """By name."""
+        return tuple(self._webhooks[name] for name in sorted(self._webhooks))
+
+    def webhook(self, name: str) -> Webhook | None:
+        return self._webhooks.get(name)
 
     # --- writes -----------------------------------------------------------------------------------------
 
@@ -458,4 +473,32 @@ class ControlMachine:
                 self._put(_DROPPED + _DROPPED_KEY.pack(command.group, partition_id), None)
         if not waiting:
             self._dropped.pop(command.group, None)
+        return _OK
+
+    # --- commands: webhooks -------------------------------------------------------------------------------
+
+    def _put_webhook(self, command: commands.PutWebhook) -> Outcome:
+        webhook = command.webhook
+        current = self._webhooks.get(webhook.name)
+        if current == webhook:
+            return _OK
+        if current is None:
+            _require(webhook.version == 1, OutcomeError.IDS_TAKEN, f"webhook {webhook.name} has been deleted")
+            _require(
+                len(self._webhooks) < WEBHOOKS_MAX,
+                OutcomeError.INVALID,
+                f"there are {WEBHOOKS_MAX} webhooks already: delete one that is not needed any more",
+            )
+        else:
+            follows = (webhook.id, webhook.version) == (current.id, current.version + 1)
+            _require(follows, OutcomeError.IDS_TAKEN, f"webhook {webhook.name} has been changed meanwhile")
+        self._webhooks[webhook.name] = webhook
+        self._put(_WEBHOOK + webhook.name.encode(), _encode(webhook))
+        return _OK
+
+    def _delete_webhook(self, command: commands.DeleteWebhook) -> Outcome:
+        current = self._webhooks.get(command.name)
+        if current is not None and current.id == command.id:
+            del self._webhooks[command.name]
+            self._put(_WEBHOOK + command.name.encode(), None)
         return _OK

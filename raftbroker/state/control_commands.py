@@ -11,6 +11,7 @@ import msgspec
 
 from consensus.model import Member
 from raftbroker.state.commands import Command, CommandDecoder
+from raftbroker.state.webhooks import Webhook
 
 # --- state ----------------------------------------------------------------------------------------------
 
@@ -185,6 +186,19 @@ class CreateShards(Command, frozen=True, array_like=True, tag=13):
     groups: tuple[CreateGroup, ...]
 
 
+class PutWebhook(Command, frozen=True, array_like=True, tag=14):
+    """Makes the webhook (version 1), or replaces the one of that id and the version before; the same again is fine."""
+
+    webhook: Webhook
+
+
+class DeleteWebhook(Command, frozen=True, array_like=True, tag=15):
+    """Where the webhook has another id, or is not there, nothing changes."""
+
+    name: str
+    id: str
+
+
 ControlCommand = (
     FormCluster
     | RegisterNode
@@ -199,6 +213,8 @@ ControlCommand = (
     | AllocateProducerIds
     | RaiseFeature
     | CreateShards
+    | PutWebhook
+    | DeleteWebhook
 )
 
 _decoder: "CommandDecoder[ControlCommand]" = CommandDecoder("control", msgspec.msgpack.Decoder(ControlCommand))

@@ -35,6 +35,7 @@ def client(thread: LoopThread, broker: StandIn) -> Iterator[Client]:
 async def _start(directory: str) -> Node:
     sets = [f"{door}.listen=127.0.0.1:{free_port()}" for door in ("http", "kafka", "peers")]
     sets.append(f"node.data_dir={directory}")
+    sets.append("webhooks.allowed_networks=127.0.0.0/8")
     node = Node(load(None, sets, {}))
     await node.start()
     assert node.core is not None

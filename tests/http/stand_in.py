@@ -29,6 +29,7 @@ from raftbroker.state.control_commands import PartitionPlace, TopicState
 from raftbroker.state.murmur2 import partition_for_key
 from tests.http.stand_in_groups import StandInGroups, StandInPositions
 from tests.http.stand_in_queues import StandInQueues
+from tests.http.stand_in_webhooks import StandInWebhooks
 
 
 class StandIn(Broker):
@@ -49,6 +50,7 @@ class StandIn(Broker):
         self.consumer_groups = StandInGroups()
         self.group_positions = StandInPositions()
         self.queues = StandInQueues()
+        self.webhooks = StandInWebhooks()
 
     @property
     def node_id(self) -> int:

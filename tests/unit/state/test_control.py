@@ -18,16 +18,19 @@ from raftbroker.state.control_commands import (
     CreateGroup,
     CreateTopic,
     DeleteTopic,
+    DeleteWebhook,
     ForgetNode,
     FormCluster,
     Outcome,
     OutcomeError,
     PartitionPlace,
     PartitionsDropped,
+    PutWebhook,
     RaiseFeature,
     RegisterNode,
     SetPlacement,
 )
+from raftbroker.state.webhooks import WEBHOOKS_MAX, Webhook
 from tests.unit.state.strategies import entries, entry, groupings
 
 NODES = [RegisterNode(n, f"uuid-{n}", f"h:{n}", f"h:1{n}", f"h:2{n}", 1) for n in (1, 2, 3)]
@@ -75,6 +78,7 @@ def picture(machine: ControlMachine) -> tuple[Any, ...]:
         machine.topics(),
         [machine.partition(partition_id) for partition_id in range(40)],
         [machine.dropped(group_id) for group_id in range(10)],
+        machine.webhooks(),
         machine.view.rows(),
     )
 
@@ -205,6 +209,30 @@ def test_a_topic_is_created_whole_or_not_at_all(drive: Driver) -> None:
     assert drive.refused(DeleteTopic("b" * 32)) is OutcomeError.UNKNOWN_TOPIC
 
 
+def test_a_webhook_lives_and_dies(drive: Driver) -> None:
+    hook = Webhook("h", "1", 1, 5, topic="t", url="http://a.b/", secret="s" * 16)
+    assert drive(PutWebhook(hook)).ok
+    assert drive(PutWebhook(hook)).ok, "the same again"
+    paused = msgspec.structs.replace(hook, version=2, paused=True)
+    assert drive.refused(PutWebhook(msgspec.structs.replace(paused, version=3))) is OutcomeError.IDS_TAKEN
+    assert drive.refused(PutWebhook(msgspec.structs.replace(paused, id="2"))) is OutcomeError.IDS_TAKEN
+    assert drive(PutWebhook(paused)).ok
+    assert drive.machine.webhook("h") == paused
+    assert drive(DeleteWebhook("h", "2")).ok
+    assert drive.machine.webhooks() == (paused,), "another one of its name was meant"
+    assert drive(DeleteWebhook("h", "1")).ok
+    assert drive(DeleteWebhook("h", "1")).ok
+    assert drive.machine.webhooks() == ()
+    assert drive.refused(PutWebhook(msgspec.structs.replace(paused, version=3))) is OutcomeError.IDS_TAKEN
+
+
+def test_webhooks_are_bounded(drive: Driver) -> None:
+    for number in range(WEBHOOKS_MAX):
+        assert drive(PutWebhook(Webhook(f"h{number}", "1", 1, 5))).ok
+    assert drive.refused(PutWebhook(Webhook("one-more", "1", 1, 5))) is OutcomeError.INVALID
+    assert drive(PutWebhook(Webhook("h0", "1", 2, 5))).ok
+
+
 def test_outcomes_are_bounded_and_not_part_of_the_state(drive: Driver) -> None:
     first = drive.index
     drive.machine.apply(entries([AllocateProducerIds(1, 1)] * OUTCOMES_MAX, drive.index + 1))
@@ -269,6 +297,8 @@ commands = st.one_of(
     st.builds(PartitionsDropped, small, st.lists(st.integers(0, 12), max_size=3).map(tuple)),
     st.builds(AllocateProducerIds, st.integers(1, 3), st.integers(0, 5)),
     st.builds(RaiseFeature, st.integers(0, 2)),
+    st.builds(PutWebhook, st.builds(Webhook, names, names, st.integers(1, 3), st.just(1), paused=st.booleans())),
+    st.builds(DeleteWebhook, names, names),
 )
 
 
