@@ -32,6 +32,8 @@ cases, in the order in which they run:
   idle      CPU and memory of the nodes of an idle cluster.
   http      produce and read, records of 100 B and 1 KiB, one and 500 in a request, v2 in binary and JSON, on several
             connections to the node that leads the topic's only partition; and each node's memory afterwards.
+  kafka     the same through librdkafka (acks=all, idempotence, linger 5 ms): 100 B and 1 KiB, 1 and 12 partitions; from
+            one end to the other at 1,000 records/s; CPU seconds for a million records, of the client and of the nodes.
   queues    messages of 100 B sent, received and acknowledged by one client and by 64, one and 100 in a request; and the
             same with a thousand, a million and again a thousand messages in the queue, with each node's memory.
   failover  from `kill -9` of a partition's leader to the next acknowledged write, and the same for a planned transfer
@@ -44,6 +46,7 @@ targets:
   Raft, 200 B, 64 in flight     >= 10 x the rate of one at a time
   Raft, 16 KiB and 1 MiB        bytes, each entry counted three times, >= half of the raw bandwidth
   HTTP produce, 1 KiB by 500    >= 60 MB for each CPU second of the leader's process
+  librdkafka produce, 1 KiB     the client takes more CPU than any node, and so is what limits, with a core each
   queue, a million in it        >= 0.8 x the rates with a thousand in it, for each of send, receive and acknowledge
   kill -9 of a leader           median < 1 s until the next acknowledged write
   planned transfer              median < 100 ms
@@ -99,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="profile the leader in every case of raft, http and queues, and show what it did",
+        help="profile the leader in every case of raft, http, kafka and queues, and show what it did",
     )
     return parser
 

@@ -15,7 +15,7 @@ import msgspec
 from bench.client import Connection
 from bench.cluster import Cluster, Topic
 from bench.load import Load, LoadResult
-from bench.processes import Failed, Started, cpu_seconds
+from bench.processes import Failed, Started, cpu_seconds, hear, say
 from bench.results import HttpCase, HttpResult
 from bench.settings import Settings
 
@@ -68,8 +68,8 @@ class HttpLoad:
         self.leader_pid = pids[leader]
         self._window(case.name)
         before = {node: cpu_seconds(pid) for node, pid in pids.items()}
-        _say(generator, b"go")
-        result = msgspec.json.decode(_line(generator), type=LoadResult)
+        say(generator, b"go")
+        result = msgspec.json.decode(hear(generator), type=LoadResult)
         used = {node: cpu_seconds(pid) - before[node] for node, pid in pids.items()}
         self._window("")
         self._started.stop([generator])
@@ -101,15 +101,9 @@ class HttpLoad:
     def _start(self, load: Load) -> "subprocess.Popen[bytes]":
         """The load generator, warmed up."""
         generator = self._started.start([sys.executable, "-m", "bench.load"])
-        _say(generator, msgspec.json.encode(load))
-        _line(generator)
+        say(generator, msgspec.json.encode(load))
+        hear(generator)
         return generator
-
-
-def _say(generator: "subprocess.Popen[bytes]", line: bytes) -> None:
-    assert generator.stdin is not None
-    generator.stdin.write(line + b"\n")
-    generator.stdin.flush()
 
 
 def _offsets(connection: Connection, topic: Topic) -> tuple[int, int]:
@@ -120,11 +114,3 @@ def _offsets(connection: Connection, topic: Topic) -> tuple[int, int]:
     if offsets.beginning_offset == offsets.end_offset:
         raise Failed(f"topic {topic.name} holds nothing to read")
     return offsets.beginning_offset, offsets.end_offset
-
-
-def _line(generator: "subprocess.Popen[bytes]") -> bytes:
-    assert generator.stdout is not None
-    line = generator.stdout.readline()
-    if not line:
-        raise Failed("the load generator has ended; what it said stands above")
-    return line

@@ -79,6 +79,22 @@ class Started:
         self.stop(self._processes)
 
 
+def say(generator: "subprocess.Popen[bytes]", line: bytes) -> None:
+    """A line for a load generator."""
+    assert generator.stdin is not None
+    generator.stdin.write(line + b"\n")
+    generator.stdin.flush()
+
+
+def hear(generator: "subprocess.Popen[bytes]") -> bytes:
+    """Its next line. Raises Failed."""
+    assert generator.stdout is not None
+    line = generator.stdout.readline()
+    if not line:
+        raise Failed("the load generator has ended; what it said stands above")
+    return line
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process, of all its threads."""
     used = psutil.Process(pid).cpu_times()

@@ -12,6 +12,7 @@ from bench.results import (
     Disk,
     FailoverResult,
     HttpResult,
+    KafkaResult,
     NodeUse,
     Profile,
     QueueRate,
@@ -40,6 +41,8 @@ def show(run: Run, console: Console) -> None:
         console.print(_raft(run.raft))
     if run.http:
         console.print(_http(run.http))
+    if run.kafka:
+        console.print(_kafka(run.kafka))
     if run.queues is not None:
         console.print(_queue_rates(run.queues.rates))
         console.print(_queue_depths(run.queues.depths))
@@ -120,6 +123,31 @@ def _http(results: list[HttpResult]) -> Table:
         )
     table.caption = "MB: values alone; us CPU: of the leader's process + of all others"
     return table
+
+
+KAFKA_COLUMNS = ("records/s", "MB/s", "median", "p99", "CPU-s for a million: client", "busiest node", "all nodes")
+
+
+def _kafka(results: list[KafkaResult]) -> Table:
+    table = _table("Through librdkafka", ("case", *KAFKA_COLUMNS))
+    for one in results:
+        table.add_row(*_kafka_row(one))
+    table.caption = "MB: values alone; median, p99: from one end to the other"
+    return table
+
+
+def _kafka_row(one: KafkaResult) -> tuple[str, ...]:
+    timed = one.case.what == "latency"
+    return (
+        one.case.name,
+        f"{one.records / one.seconds:,.0f}",
+        f"{one.megabytes / one.seconds:.1f}",
+        f"{one.median_ms:.1f} ms" if timed else "",
+        f"{one.p99_ms:.1f} ms" if timed else "",
+        f"{one.cpu_for_a_million(one.client_cpu_seconds):.1f}",
+        f"{one.cpu_for_a_million(max(one.cpu_seconds)):.1f}",
+        f"{one.cpu_for_a_million(sum(one.cpu_seconds)):.1f}",
+    )
 
 
 def _queue_rates(rates: Sequence[QueueRate]) -> Table:
@@ -210,4 +238,7 @@ def markdown(run: Run) -> str:
         lines.append(
             f"| {target.name} | {measured} | {demanded}{basis} | {'pass' if target.passed else '**missed**'} |"
         )
+    if run.kafka:
+        lines += ["", f"| Through librdkafka | {' | '.join(KAFKA_COLUMNS)} |", "|---" * (1 + len(KAFKA_COLUMNS)) + "|"]
+        lines += [f"| {' | '.join(_kafka_row(one))} |" for one in run.kafka]
     return "\n".join(lines) + "\n"

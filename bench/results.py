@@ -155,6 +155,42 @@ class HttpResult(msgspec.Struct, frozen=True):
         return self.leader_cpu_seconds * 1e6 / self.requests if self.requests else 0.0
 
 
+class KafkaCase(msgspec.Struct, frozen=True):
+    """One kind of load through librdkafka."""
+
+    what: str
+    """produce, read, or latency: from end to end at a steady rate"""
+    size: int
+    """Bytes of one record's value."""
+    partitions: int
+
+    @property
+    def name(self) -> str:
+        many = "1 partition" if self.partitions == 1 else f"{self.partitions} partitions"
+        return f"{self.what} {amount(self.size)}, {many}"
+
+
+class KafkaResult(msgspec.Struct, frozen=True):
+    case: KafkaCase
+    seconds: float
+    records: int
+    client_cpu_seconds: float
+    cpu_seconds: tuple[float, ...]
+    """Of each node's process."""
+    median_ms: float
+    """From end to end; 0 where that was not looked at."""
+    p99_ms: float
+
+    @property
+    def megabytes(self) -> float:
+        """Of the records' values alone."""
+        return self.records * self.case.size / 1e6
+
+    def cpu_for_a_million(self, used: float) -> float:
+        """CPU seconds."""
+        return 1e6 * used / self.records if self.records else 0.0
+
+
 class FailoverResult(msgspec.Struct, frozen=True):
     """Milliseconds until the next acknowledged write, of each try."""
 
@@ -278,6 +314,7 @@ class Run(msgspec.Struct):
     start: StartResult | None = None
     idle: IdleResult | None = None
     http: list[HttpResult] = []
+    kafka: list[KafkaResult] = []
     memory: MemoryResult | None = None
     queues: QueueResult | None = None
     failover: FailoverResult | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import disk, failover, http, machine, queues, raft
+from bench import disk, failover, http, kafka, machine, queues, raft
 from bench.cluster import Cluster, OwnCluster, measure_starts
 from bench.processes import Failed, Started
 from bench.profile import Profiling
@@ -21,7 +21,7 @@ from bench.settings import Settings
 from bench.targets import judge
 from bench.use import measure_idle, measure_memory
 
-CASES = ("raft", "start", "idle", "http", "queues", "failover")
+CASES = ("raft", "start", "idle", "http", "kafka", "queues", "failover")
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -74,7 +74,7 @@ class _Runner:
         if "start" in cases:
             self._tell(f"from command to ready, {settings.starts} times")
             run.start = measure_starts(self._started, self._folder, settings.nodes, settings.starts)
-        if {"idle", "http", "queues", "failover"} & set(cases):
+        if {"idle", "http", "kafka", "queues", "failover"} & set(cases):
             self._with_cluster()
         if measures_disk:
             self._tell("the disk itself, again")
@@ -103,6 +103,8 @@ class _Runner:
             run.idle = measure_idle(cluster, settings.settle, settings.idle)
         if "http" in cases:
             self._http(cluster)
+        if "kafka" in cases:
+            self._kafka(cluster)
         if "queues" in cases:
             bench = queues.QueueBench(self._started, cluster, settings, self._tell, self._window)
             run.queues = bench.run(self._keep_profile)
@@ -126,9 +128,17 @@ class _Runner:
             self._keep_profile(load.leader_pid, case.name)
         self._run.memory = self._memory(cluster)
 
+    def _kafka(self, cluster: Cluster) -> None:
+        load = kafka.KafkaBench(self._started, cluster, self._settings, self._window)
+        for case in kafka.CASES:
+            self._tell(f"librdkafka, {case.name}, {self._settings.kafka:g} s")
+            self._run.kafka.append(load.measure(case))
+            self._keep_profile(load.leader_pid, case.name)
+        self._run.memory = self._memory(cluster)
+
     def _memory(self, cluster: Cluster) -> MemoryResult | None:
         """Only load makes it worth a look."""
-        return measure_memory(cluster, self._run.memory) if self._run.http else None
+        return measure_memory(cluster, self._run.memory) if self._run.http or self._run.kafka else None
 
     def _window(self, name: str) -> None:
         if self._profiling is not None:
@@ -148,7 +158,7 @@ def check(plan: Plan) -> None:
 def choose_cases(only: str | None, url: str | None) -> tuple[str, ...]:
     """The cases that `--only` names, or all that suit. Raises Failed for one that there is not."""
     if only is None:
-        return CASES if url is None else ("raft", "idle", "http", "queues")
+        return CASES if url is None else ("raft", "idle", "http", "kafka", "queues")
     chosen = tuple(name.strip() for name in only.split(",") if name.strip())
     unknown = [name for name in chosen if name not in CASES]
     if unknown or not chosen:

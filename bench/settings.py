@@ -18,6 +18,8 @@ class Settings(msgspec.Struct, frozen=True):
     raft_large: float = 60.0
     """16 KiB and 1 MiB, long enough for flushes and compaction to keep up or not."""
     http: float = 10.0
+    kafka: float = 10.0
+    """Each case through librdkafka; reads take as long as what was produced lasts."""
     queue: float = 4.0
     """Sending to a queue; receiving and acknowledging it take what they take."""
     queue_rounds: int = 3
@@ -38,6 +40,7 @@ QUICK = Settings(
     raft=2.0,
     raft_large=2.0,
     http=1.5,
+    kafka=1.5,
     queue=1.0,
     queue_rounds=1,
     queue_depth=50_000,

@@ -7,6 +7,7 @@ from bench.results import (
     FailoverResult,
     HttpResult,
     IdleResult,
+    KafkaResult,
     MemoryResult,
     QueueResult,
     RaftResult,
@@ -29,6 +30,7 @@ def _all(run: Run) -> Iterator[Target]:
     if run.disk_before is not None:
         yield from _raft(run.raft, run.disk_before)
     yield from _http(run.http)
+    yield from _kafka(run.kafka)
     if run.queues is not None:
         yield from _queues(run.queues)
     if run.failover is not None:
@@ -65,6 +67,14 @@ def _http(results: list[HttpResult]) -> Iterator[Target]:
         if result.case.produce and result.case.size == KIB and result.case.records == 500:
             name = f"HTTP {result.case.name}: per core of the leader"
             yield Target(name, result.megabytes_per_leader_second, 60.0, "MB/CPU-s", False)
+
+
+def _kafka(results: list[KafkaResult]) -> Iterator[Target]:
+    for result in results:
+        if result.case.what == "produce" and result.case.size == KIB:
+            client = result.client_cpu_seconds
+            name = f"librdkafka, {result.case.name}: the busiest node's CPU for the client's"
+            yield Target(name, max(result.cpu_seconds) / client, 1.0, "", True, "the client limits, with a core each")
 
 
 def _queues(result: QueueResult) -> Iterator[Target]:

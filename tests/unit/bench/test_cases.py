@@ -10,9 +10,9 @@ import msgspec
 import psutil
 import pytest
 
-from bench import http, queues
+from bench import http, kafka, queues
 from bench.processes import Failed, Started
-from bench.results import HttpCase, Run
+from bench.results import HttpCase, KafkaCase, Run
 from bench.runner import Plan, carry_out
 from bench.settings import QUICK
 
@@ -24,6 +24,7 @@ TINY = msgspec.structs.replace(
     raft=0.3,
     raft_large=0.3,
     http=0.3,
+    kafka=0.3,
     queue=0.3,
     queue_rounds=1,
     queue_depth=3_000,
@@ -98,6 +99,20 @@ def test_a_cluster_idle_under_load_and_losing_leaders(tmp_path: Path, monkeypatc
     assert run.start is not None
     assert 0 < run.start.seconds[0] < 60
     assert len(run.targets) == 8
+
+
+def test_librdkafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = tuple(KafkaCase(what, 1024, 2) for what in ("produce", "read", "latency"))
+    monkeypatch.setattr(kafka, "CASES", cases)
+    run = tiny(tmp_path, "kafka")
+    assert [result.case for result in run.kafka] == list(cases)
+    produce, read, latency = run.kafka
+    assert read.records >= produce.records > 0, "what was read is what warmed up, and what was produced"
+    assert latency.records == 300
+    assert 0 < latency.median_ms <= latency.p99_ms
+    assert all(result.client_cpu_seconds > 0 and len(result.cpu_seconds) == 3 for result in run.kafka)
+    assert run.memory is not None
+    assert len(run.targets) == 2
 
 
 def test_queues_with_little_and_much_in_them(tmp_path: Path) -> None:
