@@ -14,7 +14,7 @@ REPORT = b"""<testsuites><testsuite>
 
 
 def suite(passes: set[str], fails: set[str]) -> Suite:
-    return Suite("s", "a project", "tests", {}, "nothing", {}, frozenset(passes), dict.fromkeys(fails, "why"))
+    return Suite("s", "a project", "tests", {}, "nothing", {}, {}, frozenset(passes), dict.fromkeys(fails, "why"))
 
 
 def test_a_report_is_read() -> None:

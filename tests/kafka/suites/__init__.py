@@ -1,10 +1,11 @@
 """What other people's integration suites say of a running cluster, beside what they said before.
 
-    python -m tests.kafka.suites --suite kafka-python --path DIR --bootstrap HOST:PORT [--python ITS_PYTHON]
+    python -m tests.kafka.suites --suite kafka-python --path DIR [--bootstrap HOST:PORT] [--python ITS_PYTHON]
 
-DIR is a checkout of the suite's project outside of this one; ITS_PYTHON has what it needs installed. What passed so far
-is in `NAME.toml` here: that list only grows. A test of it that does not pass, or one that is not known, ends the run
-with 1.
+DIR is a checkout of the suite's project outside of this one; ITS_PYTHON has what it needs installed, pytest-timeout
+included. Without HOST:PORT a cluster of three nodes is started for it, with the settings that the suite wants. What
+passed so far is in `NAME.toml` here: that list only grows. A test of it that does not pass, or one that is not known,
+ends the run with 1.
 """
 
 import subprocess
@@ -29,6 +30,8 @@ class Suite:
     """What points it at a cluster; {bootstrap} stands for host:port."""
     cluster: str
     """What the cluster needs, in words."""
+    settings: Mapping[str, str]
+    """The same as environment variables of the nodes."""
     left_out: Mapping[str, str]
     """Folder or file -> why it is not run at all."""
     passes: frozenset[str]
