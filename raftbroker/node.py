@@ -228,6 +228,7 @@ class Node:
             body_bytes_max=http.body_bytes_max,
             requests_max=http.requests_max,
             request_timeout=http.request_timeout_ms / 1000,
+            consumer_idle_ms=http.consumer_idle_ms,
         )
         self._runner = make_runner(make_app(broker, options))
         await self._runner.setup()

@@ -272,23 +272,34 @@ class Consumer:
         async with self._turn:
             self._acknowledge()
             found: list[Taken] = []
-            left = bytes_max
-            while True:
-                self._check()
-                self._changed.clear()
-                if self._revoking or not self._reader.positions:
-                    trouble = self._trouble or (self._member.trouble if self._member is not None else None)
-                    if trouble is not None and not found:
-                        raise trouble
-                    if not await self._wait_changed(deadline):
-                        return found
-                    continue
-                taken = await self._reader.read(left, records_max, deadline)
-                found += self._sound(taken, found)
-                left -= sum(size_of(record) for one in taken for record in one.records)
-                enough = bytes_max - left >= self.settings.bytes_min
-                if (found and (enough or left <= 0)) or asyncio.get_running_loop().time() >= deadline:
-                    return found
+            try:
+                await self._gather(found, bytes_max, records_max, deadline)
+            except BaseException:
+                for one in reversed(found):  # nobody gets them
+                    if self._reader.positions.get((one.topic, one.partition)) == one.next_offset:
+                        self._reader.seek((one.topic, one.partition), one.offset)
+                raise
+            return found
+
+    async def _gather(self, found: list[Taken], bytes_max: int, records_max: int, deadline: float) -> None:
+        left = bytes_max
+        loop = asyncio.get_running_loop()
+        while True:
+            self._check()
+            self._changed.clear()
+            if self._revoking or not self._reader.positions:
+                trouble = self._trouble or (self._member.trouble if self._member is not None else None)
+                if trouble is not None and not found:
+                    raise trouble
+                if found or not await self._wait_changed(deadline):
+                    return
+                continue
+            taken = await self._reader.read(left, records_max, deadline)
+            found += self._sound(taken, found)
+            left -= sum(size_of(record) for one in taken for record in one.records)
+            enough = bytes_max - left >= self.settings.bytes_min or left <= 0
+            if (found and enough) or loop.time() >= deadline:
+                return
 
     def _sound(self, taken: Iterable[Taken], before: Sequence[Taken]) -> list[Taken]:
         """Without what was lost to retention, which `reset` says to pass over."""

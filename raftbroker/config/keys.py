@@ -101,6 +101,14 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
             600_000,
         ),
     ] = 30_000
+    consumer_idle_ms: Annotated[
+        int,
+        Key(
+            "A consumer instance that nothing is asked of for so long is closed and leaves its group; milliseconds.",
+            1_000,
+            86_400_000,
+        ),
+    ] = 300_000
 
 
 class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True):

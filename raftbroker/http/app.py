@@ -21,6 +21,8 @@ from raftbroker.http import (
     read,
     v1_cluster,
     v1_groups,
+    v2_consumer_reads,
+    v2_consumers,
     v2_produce,
     v2_topics,
     v3_clusters,
@@ -56,6 +58,8 @@ ROUTES: tuple[Route, ...] = (
     *v2_topics.ROUTES,
     *v2_produce.ROUTES,
     *read.ROUTES,
+    *v2_consumers.ROUTES,
+    *v2_consumer_reads.ROUTES,
     *queues.ROUTES,
     *queue_messages.ROUTES,
     *queue_settle.ROUTES,
@@ -65,7 +69,7 @@ ROUTES: tuple[Route, ...] = (
     *probes.ROUTES,
 )
 
-_NOT_YET = ("/v3/clusters/{cluster_id}/acls", "/consumers")
+_NOT_YET = ("/v3/clusters/{cluster_id}/acls",)
 """Parts of the public interfaces that this version does not have; they say so instead of 404."""
 
 FRONT: web.AppKey[Front] = web.AppKey("front", Front)

@@ -56,6 +56,16 @@ def check_json_body(content_type: str | None) -> None:
     )
 
 
+def check_v2_body(content_type: str | None) -> None:
+    """Refuses a body that says it is neither JSON nor one of v2's types; what it embeds is not asked here."""
+    if content_type is None or (base_type(content_type) in (*_V2_ANSWERS, *FORMATS) and _utf8(content_type)):
+        return
+    raise Problem(
+        UNSUPPORTED_MEDIA,
+        f"The body's Content-Type is {content_type[:100]!r}; send JSON as UTF-8 with 'Content-Type: {V2}'.",
+    )
+
+
 def embedded_format(content_type: str | None) -> Format:
     """The format of the keys and values in a v2 produce request's body."""
     if content_type is not None and _utf8(content_type):

@@ -17,6 +17,7 @@ _PATH_PARAMETERS: dict[str, tuple[type, str, str | int]] = {
     "partition_id": (int, "The partition's number, from 0.", 0),
     "broker_id": (int, "The node's id.", 1),
     "consumer_group_id": (str, "The consumer group's name.", "billing"),
+    "instance": (str, "The consumer instance's name, as it was made.", "mine"),
     "consumer_id": (str, "The member's id.", "app-1"),
     "config_name": (str, "The config's name, as Kafka has it.", "retention.ms"),
     "queue": (str, "The queue's name.", "orders"),

@@ -48,6 +48,8 @@ class HttpOptions:
     requests_max: int = 1024
     long_polls_max: int = 1024
     streams_max: int = 256
+    consumer_idle_ms: int = 300_000
+    """A consumer instance that nothing is asked of for so long is closed."""
     records_max: int = 10_000
     """Records in one produce request that is not streamed."""
     response_bytes_max: int = 16 * 1024 * 1024

@@ -6,8 +6,7 @@ to read or skip it, so that nothing is passed over in silence.
 """
 
 import asyncio
-from binascii import b2a_base64
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 from aiohttp import web
@@ -27,6 +26,7 @@ from raftbroker.http.problems import (
 )
 from raftbroker.http.produce import TIMESTAMP_MAX
 from raftbroker.http.route import Answer, Parameter, Route, Work
+from raftbroker.http.show import NotShowable, Show
 from raftbroker.http.v2_forms import ReadRecord
 from raftbroker.state import isolation
 from raftbroker.state.batch import Record, decode_batch, parse_header
@@ -41,54 +41,14 @@ READ_COMMITTED, READ_UNCOMMITTED = "read_committed", "read_uncommitted"
 _TIMEOUT_MS_DEFAULT = 1000
 _RECORD_BYTES = 1024
 """A guess, for reads of a few records."""
-_raw = msgspec.json.Decoder(msgspec.Raw)
-
-
-class _NotShowable(ValueError):
-    """A key or value cannot be shown in the asked-for format; the text says which of the two."""
-
-
-def _show_json(data: bytes) -> bytes:
-    if not data.isascii():
-        data.decode()
-    _raw.decode(data)
-    return data
-
-
-def _show_binary(data: bytes) -> bytes:
-    return b'"' + b2a_base64(data, newline=False) + b'"'
-
-
-def _show_string(data: bytes) -> bytes:
-    return msgspec.json.encode(data.decode())
-
-
-_SHOW: dict[Format, Callable[[bytes], bytes]] = {
-    Format.JSON: _show_json,
-    Format.BINARY: _show_binary,
-    Format.STRING: _show_string,
-}
-
-
-def _show_headers(headers: tuple[tuple[str, bytes | None], ...]) -> bytes:
-    shown = [
-        b'{"name":'
-        + msgspec.json.encode(name)
-        + b',"value":'
-        + (b"null" if value is None else _show_binary(value))
-        + b"}"
-        for name, value in headers
-    ]
-    return b',"headers":[' + b",".join(shown) + b"]}"
 
 
 class _Page:
     """The answer while it is put together: records as JSON, bounded in number and bytes."""
 
     def __init__(self, topic: str, partition: int, offset: int, format_: Format, *, bytes_max: int, most: int) -> None:
-        self._start = b'{"topic":' + msgspec.json.encode(topic) + b',"partition":%d,"offset":' % partition
         self._format = format_
-        self._show = _SHOW[format_]
+        self._show = Show(topic, partition, format_)
         self._bytes_max = bytes_max
         self.most = most
         self._size = 2
@@ -119,27 +79,10 @@ class _Page:
     def skip_batch(self, batch: bytes) -> None:
         self.next_offset = max(self.next_offset, parse_header(batch).next_offset)
 
-    def _shown(self, part: str, data: bytes) -> bytes:
-        try:
-            return self._show(data)
-        except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
-            raise _NotShowable(part) from error
-
     def _add(self, record: Record) -> None:
         try:
-            shown = b"".join(
-                (
-                    self._start,
-                    b'%d,"timestamp":%d,"key":' % (record.offset, record.timestamp)
-                    if record.timestamp >= 0
-                    else b'%d,"timestamp":null,"key":' % record.offset,
-                    b"null" if record.key is None else self._shown("key", record.key),
-                    b',"value":',
-                    b"null" if record.value is None else self._shown("value", record.value),
-                    b',"headers":[]}' if not record.headers else _show_headers(record.headers),
-                )
-            )
-        except _NotShowable as error:
+            shown = self._show.record(record)
+        except NotShowable as error:
             if self.parts:
                 self.full = True
                 return

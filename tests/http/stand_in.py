@@ -27,6 +27,7 @@ from raftbroker.broker.views import (
 from raftbroker.state.batch import parse_header, place_batch
 from raftbroker.state.control_commands import PartitionPlace, TopicState
 from raftbroker.state.murmur2 import partition_for_key
+from tests.http.stand_in_consumers import StandInConsumers
 from tests.http.stand_in_groups import StandInGroups, StandInPositions
 from tests.http.stand_in_queues import StandInQueues
 from tests.http.stand_in_webhooks import StandInWebhooks
@@ -51,6 +52,7 @@ class StandIn(Broker):
         self.group_positions = StandInPositions()
         self.queues = StandInQueues()
         self.webhooks = StandInWebhooks()
+        self.consumers = StandInConsumers()
 
     @property
     def node_id(self) -> int:

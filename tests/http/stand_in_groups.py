@@ -7,7 +7,7 @@ from raftbroker.broker.errors import UnknownConsumerGroup
 from raftbroker.broker.group_positions import GroupPositions, LocalLag, Moved, PartitionLag, ResetTo
 from raftbroker.state.groups.ops import PartitionName
 from raftbroker.state.groups.terms import GroupError, GroupState, GroupType
-from raftbroker.state.groups.views import GroupView, ListedGroup, MemberView
+from raftbroker.state.groups.views import CommittedOffset, GroupView, ListedGroup, MemberView, OffsetsAnswer
 
 MEMBER = MemberView("app-1", None, "app", "/127.0.0.1")
 LISTED = ListedGroup("billing", GroupType.CLASSIC, GroupState.STABLE, "consumer", "range", 1)
@@ -28,6 +28,20 @@ class StandInGroups(ConsumerGroups):
 
     async def describe(self, group: str, *, timeout: float = 10.0, here_only: bool = False) -> GroupView | None:
         return VIEW if group == VIEW.name else None
+
+    async def offsets(
+        self,
+        group: str,
+        partitions: Sequence[PartitionName] | None = None,
+        *,
+        stable: bool = False,
+        member_id: str | None = None,
+        epoch: int = -1,
+        timeout: float = 10.0,
+        here_only: bool = False,
+    ) -> OffsetsAnswer:
+        found = tuple(CommittedOffset(name.topic, name.partition, offset=42) for name in partitions or ())
+        return OffsetsAnswer(None, found)
 
     async def delete(self, group: str, *, timeout: float = 10.0, here_only: bool = False) -> GroupError | None:
         return GroupError.NON_EMPTY_GROUP if group == VIEW.name else GroupError.GROUP_ID_NOT_FOUND

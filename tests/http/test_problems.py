@@ -99,7 +99,6 @@ def test_some_of_a_request_may_fail_alone(client: Client, broker: StandIn) -> No
         ("DELETE", "/v3/clusters", 405, "GET"),
         ("GET", "/v3/clusters/other/topics", 404, "cluster"),
         ("GET", "/v3/clusters/stand-in/acls", 501, "yet"),
-        ("POST", "/consumers/group/instances/one/subscription", 501, "yet"),
         ("GET", "/v3/clusters/stand-in/topics/orders/partitions/9", 404, "9"),
         ("GET", "/v3/clusters/stand-in/topics/orders/partitions/0/replicas/9", 404, "9"),
         ("GET", "/v3/clusters/stand-in/brokers/x", 404, "broker_id"),
