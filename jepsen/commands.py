@@ -12,11 +12,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jepsen import plants
 from jepsen.cover import Cover, table
 from jepsen.faults import FAULTS, chosen
 from jepsen.net import KINDS
 from jepsen.options import Options
-from jepsen.plants import PROOFS
 from jepsen.progress import Progress, tell
 from jepsen.prove import Prover
 from jepsen.prove import table as proof_table
@@ -87,6 +87,10 @@ def run_one(
         raise typer.BadParameter("only clusters that are started here can be tested yet", param_hint="--url")
     if workload not in WORKLOADS:
         raise typer.BadParameter(f"there is no {workload!r}; there are {', '.join(WORKLOADS)}", param_hint="--workload")
+    if plant and plant not in plants.names():
+        raise typer.BadParameter(
+            f"there is no plant {plant!r}; there are {', '.join(plants.names())}", param_hint="--plant"
+        )
     try:
         if not url:
             chosen([each for each in names if each != "none"])
@@ -166,7 +170,7 @@ def cover_pairs(
 
 
 def prove_plants(
-    plants: Annotated[list[str] | None, typer.Argument(metavar="[PLANT]...", help="Which bugs; all of them.")] = None,
+    named: Annotated[list[str] | None, typer.Argument(metavar="[PLANT]...", help="Which bugs; all of them.")] = None,
     time_limit: Annotated[float, typer.Option(min=1, help="Seconds of load and faults of each try.")] = 40,
     tries: Annotated[int, typer.Option(min=1, help="With how many seeds each is looked for.")] = 3,
     seed: Annotated[int, typer.Option(help="The first one.")] = 1,
@@ -175,16 +179,16 @@ def prove_plants(
 ) -> None:
     """Plants bugs, each in turn, and shows that the test made for it finds it. Exits with 0 if all were found."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    unknown = sorted(set(plants or ()) - PROOFS.keys())
+    unknown = sorted(set(named or ()) - plants.PROOFS.keys())
     if unknown:
-        raise typer.BadParameter(f"no test is known to find {', '.join(unknown)}; there are {', '.join(PROOFS)}")
+        raise typer.BadParameter(f"no test is known to find {', '.join(unknown)}; there are {', '.join(plants.PROOFS)}")
     prover = Prover(time_limit, tries, seed, folder)
     if not show:
-        prover.prove(plants or list(PROOFS), console.print)
+        prover.prove(named or list(plants.PROOFS), console.print)
     for row in proof_table(prover):
         console.print(row)
     rows = prover.rows()
-    sys.exit(0 if all(plant in rows and rows[plant].found for plant in plants or PROOFS) else 1)
+    sys.exit(0 if all(plant in rows and rows[plant].found for plant in named or plants.PROOFS) else 1)
 
 
 def write_report(

@@ -65,7 +65,8 @@ def _latency(axes: Any, samples: Sequence[Sample], end: float) -> None:
         of_kind = [sample for sample in samples if sample.type == kind]
         took = [max(0.1, 1000 * (sample.ended - sample.began)) for sample in of_kind]
         axes.scatter([sample.began for sample in of_kind], took, s=3, color=colour, label=kind, linewidths=0)
-    axes.set_yscale("log")
+    if samples:
+        axes.set_yscale("log")
     axes.set_ylabel("latency, ms")
     axes.set_title("Latency of every operation, where it began")
 
