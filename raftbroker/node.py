@@ -42,7 +42,7 @@ from raftbroker.broker.context import CONTROL, BrokerOptions
 from raftbroker.broker.group_options import GroupOptions
 from raftbroker.broker.webhook_delivery import AddressRules, Sender
 from raftbroker.config import KEYS, Config, Secret, Value, split_address
-from raftbroker.http import HttpOptions, Metric, ProcessUsage, make_app, make_runner
+from raftbroker.http import HttpOptions, Metric, ProcessUsage, bounded, make_app, make_runner
 from raftbroker.http.webhook_poster import WebhookPoster
 from raftbroker.kafka.context import KafkaOptions, NodeConfig
 from raftbroker.kafka.server import KafkaListener
@@ -179,6 +179,7 @@ class Node:
         self._executor: ThreadPoolExecutor | None = None
         self._disk: ThreadDisk | None = None
         self._runner: web.AppRunner | None = None
+        self._http_socket: asyncio.Server | None = None
         self._kafka: KafkaListener | None = None
         self._kafka_socket: asyncio.Server | None = None
         self._poster: WebhookPoster | None = None
@@ -233,7 +234,8 @@ class Node:
         self._runner = make_runner(make_app(broker, options))
         await self._runner.setup()
         host, port = split_address(http.listen)
-        await web.TCPSite(self._runner, host, port).start()
+        accept = bounded(self._runner, http.connections_max)
+        self._http_socket = await asyncio.get_running_loop().create_server(accept, host, port, backlog=128)
 
     def _kafka_metrics(self) -> list[Metric]:
         return [] if self._kafka is None else [Metric(*family) for family in self._kafka.metrics()]
@@ -269,8 +271,9 @@ class Node:
         """Hands leadership over, ends what is under way, writes what is pending, closes the store."""
         if self.core is not None and self.core.host.broken is None:
             await self.core.hand_over(HAND_OVER_SECONDS)
-        if self._kafka_socket is not None:
-            self._kafka_socket.close()
+        for listening in (self._http_socket, self._kafka_socket):
+            if listening is not None:
+                listening.close()
         if self._kafka is not None:
             await self._kafka.stop()
         if self._runner is not None:

@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 EXIT_CONFIG = 2
 EXIT_DAMAGED = 3
 EXIT_PORT = 4
+STORE_FILES = 2048
+"""Open files that connections leave to the store and to peers."""
 STOP_SECONDS_MAX = 20.0
 
 _logger = logging.getLogger("raftbroker.cli.server")  # not __name__, which is __main__ in a node's process
@@ -77,10 +80,27 @@ def run(path: Path | None, sets: Sequence[str], *, watch_parent: bool = False) -
             sys.stderr.write(f"configuration: {problem}\n")
         return EXIT_CONFIG
     set_up_logging(config)
+    _allow_files(config)
     for exposure in exposures(config):
         _logger.warning("%s", exposure)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config, watch_parent=watch_parent))
+
+
+def _allow_files(config: Config) -> None:
+    """As many open files as this process may have, for connections must leave some to the store."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = config.http.connections_max + config.kafka.connections_max + STORE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            _logger.warning(
+                "this process may open %d files, its connections and its store want %d: raise the limit (ulimit -n, "
+                "LimitNOFILE=) or lower http.connections_max and kafka.connections_max",
+                soft,
+                wanted,
+            )
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -89,6 +89,9 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes_max: Annotated[
         int, Key("The largest request body taken, in bytes; a larger one is answered 413.", 64 * 1024, 1 << 30)
     ] = 32 * _MIB
+    connections_max: Annotated[
+        int, Key("How many clients may be connected; more are answered 503 and closed at once.", 1, 1_000_000)
+    ] = 2000
     requests_max: Annotated[
         int, Key("How many requests may be under way at once; more are answered 429 with Retry-After.", 1, 1_000_000)
     ] = 1024

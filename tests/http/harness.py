@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from raftbroker.broker.broker import Broker
-from raftbroker.http import HttpOptions, make_app, make_runner
+from raftbroker.http import HttpOptions, bounded, make_app, make_runner
 
 T = TypeVar("T")
 
@@ -125,19 +125,29 @@ class Client:
             connection.close()
 
 
-async def serve(broker: Broker, settings: HttpOptions) -> tuple[web.AppRunner, str]:
-    """The application on a free port: its runner and its address."""
-    runner = make_runner(make_app(broker, settings))
+async def serve(broker: Broker, settings: HttpOptions, connections_max: int = 100) -> tuple[web.AppRunner, str]:
+    """The application on a free port: its runner, which closes the port as well, and its address."""
+    app = make_app(broker, settings)
+    listening: list[asyncio.Server] = []
+
+    async def close(_: web.Application) -> None:
+        for one in listening:
+            one.close()
+
+    app.on_shutdown.append(close)
+    runner = make_runner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
+    listening.append(
+        await asyncio.get_running_loop().create_server(bounded(runner, connections_max), "127.0.0.1", 0, backlog=128)
+    )
+    host, port = listening[0].sockets[0].getsockname()
     return runner, f"http://{host}:{port}"
 
 
 @contextmanager
-def door(thread: LoopThread, broker: Broker, **changes: Any) -> Iterator[Client]:
+def door(thread: LoopThread, broker: Broker, *, connections_max: int = 100, **changes: Any) -> Iterator[Client]:
     """A front door with its own settings over `broker`, and a client of it."""
-    runner, url = thread.run(serve(broker, options(**changes)))
+    runner, url = thread.run(serve(broker, options(**changes), connections_max))
     client = Client(url)
     try:
         yield client

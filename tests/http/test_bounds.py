@@ -44,6 +44,27 @@ def _head(connection: socket.socket) -> bytes:
     return head
 
 
+def test_a_connection_too_many_is_told_so_and_others_go_on(thread: LoopThread, broker: StandIn) -> None:
+    with door(thread, broker, connections_max=2) as client:
+        assert client.get("/topics").status == 200
+        with client.raw() as second:
+            second.sendall(b"GET /topics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer_of(second)[0] == 200
+            with client.raw() as third:
+                status, body = answer_of(third)
+                assert (status, json.loads(body)["error_code"]) == (503, 50302)
+                assert "http.connections_max" in json.loads(body)["message"]
+                assert third.recv(1) == b""
+            assert client.get("/topics").status == 200
+        until(lambda: served_again(client))
+
+
+def served_again(client: Client) -> bool:
+    with client.raw() as another:
+        another.sendall(b"GET /topics HTTP/1.1\r\nHost: x\r\n\r\n")
+        return answer_of(another)[0] == 200
+
+
 def test_a_body_has_a_bound_whether_its_length_is_told_or_not(thread: LoopThread, broker: StandIn) -> None:
     with door(thread, broker, body_bytes_max=10_000) as client:
         assert client.post("/topics/one", body_of(5_000), JSON_V2).status == 200
