@@ -47,6 +47,17 @@ def _one_of(given: str, choices: Sequence[str], option: str) -> str:
     return given
 
 
+def _check_names(workload: str, faults: Sequence[str], plant: str) -> None:
+    """Raises BadParameter for a workload, fault or plant that there is not."""
+    _one_of(workload, list(WORKLOADS), "--workload")
+    if plant:
+        _one_of(plant, plants.names(), "--plant")
+    try:
+        chosen([each for each in faults if each != "none"])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--faults") from error
+
+
 def run_one(
     workload: Annotated[str, typer.Option(help=f"What clients do: {', '.join(WORKLOADS)}.")] = "log",
     nodes: Annotated[int, typer.Option(min=1, max=5, help="Nodes of the cluster that is started.")] = 3,
@@ -85,17 +96,7 @@ def run_one(
     names = [each.strip() for each in faults.split(",") if each.strip()]
     if url or fault_command or heal_command:
         raise typer.BadParameter("only clusters that are started here can be tested yet", param_hint="--url")
-    if workload not in WORKLOADS:
-        raise typer.BadParameter(f"there is no {workload!r}; there are {', '.join(WORKLOADS)}", param_hint="--workload")
-    if plant and plant not in plants.names():
-        raise typer.BadParameter(
-            f"there is no plant {plant!r}; there are {', '.join(plants.names())}", param_hint="--plant"
-        )
-    try:
-        if not url:
-            chosen([each for each in names if each != "none"])
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--faults") from error
+    _check_names(workload, names, plant)
     options = Options(
         workload=workload,
         nodes=nodes,

@@ -109,10 +109,10 @@ def test_a_run_that_says_nothing_does_not_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--workload=logs"], "there is no 'logs'"),
+        (["--workload=logs"], "'logs' is none of log, txn"),
         (["--faults=kil"], "there is no fault 'kil'"),
         (["--faults=kill:most"], "kill has no variant 'most'"),
-        (["--plant=none-such"], "there is no plant 'none-such'"),
+        (["--plant=none-such"], "'none-such' is none of reply-before-commit"),
     ],
 )
 def test_options_that_cannot_be_had_are_refused(tmp_path: Path, options: list[str], reason: str) -> None:
