@@ -76,10 +76,9 @@ class TransactionEnds:
         work += [
             self._end_offsets(group, one.producer_id, offsets_epoch(one.number) + 1, commit) for group in one.groups
         ]
-        failed = [error for error in await asyncio.gather(*work, return_exceptions=True) if error is not None]
-        if failed:
-            assert isinstance(failed[0], BaseException)
-            raise failed[0]
+        for error in await asyncio.gather(*map(_failure, work)):
+            if error is not None:
+                raise error
 
     def _by_group(self, partitions: tuple[int, ...]) -> dict[int, list[int]]:
         """The partitions that still exist, by Raft group. Raises Unavailable where this node's copy is behind."""
@@ -107,6 +106,15 @@ class TransactionEnds:
     async def _end_offsets(self, group: str, producer_id: int, epoch: int, commit: bool) -> None:
         end = TxnOffsetsEnd(group, producer_id, epoch, commit)
         await self._shards.submit(end, ATTEMPT_SECONDS, mode=Mode.REPEATABLE)
+
+
+async def _failure(work: Awaitable[object]) -> BrokerError | ConsensusError | None:
+    """What kept it from being done, once that is known: others go on, and each is told what became of all."""
+    try:
+        await work
+    except (BrokerError, ConsensusError) as error:
+        return error
+    return None
 
 
 class _Driver:
