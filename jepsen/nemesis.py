@@ -8,6 +8,7 @@ does not come back is written down as stuck, and the run goes on.
 import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jepsen.faults import FAULTS, Fault, Field, Skipped, Stuck
 from jepsen.recorder import FaultSpan, Recorder
@@ -54,7 +55,7 @@ class Nemesis:
         return ", ".join(fault.label for fault, _ in self._holding) or "nothing"
 
     async def run(self) -> None:
-        """Until cancelled; `heal` afterwards."""
+        """Until cancelled, which waits for a fault that is just begun or ended; `heal` afterwards."""
         if not self._variants:
             return
         while True:
@@ -103,8 +104,10 @@ class Nemesis:
     async def _begin(self, fault: Fault) -> bool:
         span = self._recorder.began_fault(fault.label, "")
         self._holding.append((fault, span))
+        work = asyncio.create_task(fault.begin())
+        cancelled = await _finished(work)
         try:
-            span.detail = await fault.begin()
+            span.detail = work.result()
         except (Skipped, Stuck, TimeoutError) as error:
             self._holding.remove((fault, span))
             span.detail = str(error)
@@ -114,19 +117,25 @@ class Nemesis:
                 self.skipped[fault.label] = str(error)
             else:
                 self.problems.append(f"{self._recorder.now:.1f} s, {fault.label}: {error}")
-            return False
-        self._recorder.nemesis(f"did-{fault.label}", span.detail)
-        return True
+        else:
+            self._recorder.nemesis(f"did-{fault.label}", span.detail)
+        if cancelled:
+            raise asyncio.CancelledError
+        return (fault, span) in self._holding
 
     async def _end_all(self) -> None:
         while self._holding:
             fault, span = self._holding[-1]
+            work = asyncio.create_task(fault.end())
+            cancelled = await _finished(work)
             try:
-                await fault.end()
+                work.result()
             except (Stuck, TimeoutError) as error:
                 self.problems.append(f"{self._recorder.now:.1f} s, after {fault.label}: {error}")
             self._recorder.ended_fault(span)
             self._holding.pop()
+            if cancelled:
+                raise asyncio.CancelledError
 
     async def heal(self) -> None:
         """Ends every fault, ends every process with kill -9, starts all again and waits until the cluster is whole."""
@@ -144,6 +153,17 @@ class Nemesis:
             await field.recovered(HEAL_SECONDS)
         except (Stuck, TimeoutError) as error:
             self.problems.append(f"{self._recorder.now:.1f} s, at the end: {error}")
+
+
+async def _finished(work: asyncio.Task[Any]) -> bool:
+    """Waits for its end, also when cancelled meanwhile, and says whether that was so: a fault is begun and ended whole,
+    or nobody knows what is broken."""
+    try:
+        await asyncio.wait([work])
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        return True
+    return False
 
 
 def _rotated(items: list[str], field: Field) -> Iterator[str]:

@@ -3,9 +3,12 @@
 import asyncio
 from pathlib import Path
 from random import Random
+from typing import ClassVar
+
+import pytest
 
 from jepsen.cluster import Cluster
-from jepsen.faults import Field, chosen
+from jepsen.faults import FAULTS, Fault, Field, chosen
 from jepsen.nemesis import Nemesis, Rhythm
 from jepsen.net import NamespaceNetwork
 from jepsen.recorder import Recorder
@@ -37,3 +40,46 @@ def test_a_form_that_cannot_be_had_this_time_is_skipped_with_the_reason(tmp_path
     skipped = asyncio.run(two_rounds())
     assert skipped["kill:leader-of-data"] == "nobody leads: no leader-of-data"
     assert skipped["pause:leader-of-shard"] == "nobody leads: no leader-of-shard"
+
+
+class Slow(Fault):
+    """Takes its time to begin and to end, and knows how far it came."""
+
+    name = "slow-to-begin"
+    steps: ClassVar[list[str]] = []
+
+    async def begin(self) -> str:
+        self.steps.append("begins")
+        await asyncio.sleep(0.2)
+        self.steps.append("began")
+        return ""
+
+    async def end(self) -> None:
+        assert self.steps[-1] == "began"
+        self.steps.append("ends")
+        await asyncio.sleep(0.2)
+        self.steps.append("ended")
+
+
+@pytest.mark.parametrize("at", ["begins", "ends"])
+def test_a_run_that_ends_lets_a_fault_begin_and_end_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Faults were cut off in the midst of it, and could not be healed."""
+    monkeypatch.setitem(FAULTS, Slow.name, Slow)
+    monkeypatch.setattr(Slow, "steps", [])
+
+    async def cut_off() -> Nemesis:
+        one = nemesis(tmp_path, Slow.name)
+        running = asyncio.create_task(one.run())
+        for _ in range(400):
+            if at in Slow.steps:
+                break
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+        await one._end_all()
+        return one
+
+    assert asyncio.run(cut_off()).problems == []
+    assert Slow.steps == ["begins", "began", "ends", "ended"]
