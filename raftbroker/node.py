@@ -230,6 +230,7 @@ class Node:
             requests_max=http.requests_max,
             request_timeout=http.request_timeout_ms / 1000,
             consumer_idle_ms=http.consumer_idle_ms,
+            allowed_origins=http.allowed_origins,
         )
         self._runner = make_runner(make_app(broker, options))
         await self._runner.setup()

@@ -50,6 +50,8 @@ class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True):
     commit_every_ms: int = 5_000
     commit_behind: bool = False
     """Commit by itself only what was processed one interval ago: for those who cannot say that it has arrived."""
+    tells_gaps: bool = False
+    """Whoever polls is told of what cannot be read, and it is passed over; else it is refused, or left to `reset`."""
     bytes_min: int = 1
     """A poll waits until there is as much, or its time is up."""
     poll_ms: int = 1_000
@@ -303,6 +305,8 @@ class Consumer:
 
     def _sound(self, taken: Iterable[Taken], before: Sequence[Taken]) -> list[Taken]:
         """Without what was lost to retention, which `reset` says to pass over."""
+        if self.settings.tells_gaps:
+            return list(taken)
         found = []
         for one in taken:
             if one.records:

@@ -22,6 +22,7 @@ from raftbroker.config.values import (
     check_initial,
     check_network,
     check_optional_address,
+    check_origin,
 )
 
 _MIB = 1 << 20
@@ -104,6 +105,14 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
             600_000,
         ),
     ] = 30_000
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Key(
+            'Web pages that may open event streams and WebSockets, by their origin, for instance "https://app.example":'
+            ' "loopback" for all pages of the user\'s own machine, "*" for all there are. This node\'s own always may.',
+            check=check_origin,
+        ),
+    ] = ("loopback",)
     consumer_idle_ms: Annotated[
         int,
         Key(

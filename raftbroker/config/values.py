@@ -109,6 +109,15 @@ def check_network(text: str) -> str | None:
     return None
 
 
+def check_origin(text: str) -> str | None:
+    if text in ("loopback", "*"):
+        return None
+    scheme, separator, place = text.partition("://")
+    if not separator or scheme not in ("http", "https") or not place or "/" in place or text != text.lower():
+        return 'must be scheme://host[:port] in lower case, for instance https://app.example, or loopback, or "*"'
+    return None
+
+
 def check_initial(text: str) -> str | None:
     number, at, address = text.partition("@")
     if not at or not (number.isascii() and number.isdigit() and 1 <= int(number) <= 65535):

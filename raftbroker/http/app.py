@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from raftbroker.broker.broker import Broker
 from raftbroker.broker.errors import BrokerError, Internal
 from raftbroker.http import (
+    events,
     probes,
     queue_messages,
     queue_settle,
@@ -31,6 +32,7 @@ from raftbroker.http import (
     v3_records,
     v3_topics,
     webhooks,
+    websocket,
 )
 from raftbroker.http.call import Call, Front
 from raftbroker.http.limits import Limit, Limits
@@ -58,6 +60,8 @@ ROUTES: tuple[Route, ...] = (
     *v2_topics.ROUTES,
     *v2_produce.ROUTES,
     *read.ROUTES,
+    *events.ROUTES,
+    *websocket.ROUTES,
     *v2_consumers.ROUTES,
     *v2_consumer_reads.ROUTES,
     *queues.ROUTES,
@@ -89,6 +93,7 @@ def make_app(broker: Broker, options: HttpOptions) -> web.Application:
         body_bytes=max(options.body_bytes_in_flight_max, options.body_bytes_max),
         long_polls=options.long_polls_max,
         streams=options.streams_max,
+        pushes=options.pushes_max,
     )
     front = Front(broker, options, limits, HttpMetrics(), openapi=document(ROUTES, options.version))
     app = web.Application(client_max_size=options.body_bytes_max)
@@ -137,6 +142,7 @@ def _served(front: Front, path: str, work: Work, handler: Handler) -> _Handler:
     places: dict[Work, Limit | None] = {
         Work.REQUEST: limits.requests,
         Work.POLL: limits.long_polls,
+        Work.PUSH: limits.pushes,
         Work.PROBE: None,
     }
     place = places[work]

@@ -47,12 +47,13 @@ class Limit:
 class Limits:
     """The front door's limits together."""
 
-    def __init__(self, *, requests: int, body_bytes: int, long_polls: int, streams: int) -> None:
+    def __init__(self, *, requests: int, body_bytes: int, long_polls: int, streams: int, pushes: int) -> None:
         self.requests = Limit("requests at once", requests)
         self.body_bytes = Limit("bytes of request bodies", body_bytes)
         self.long_polls = Limit("reads that wait for records", long_polls)
         self.streams = Limit("streamed requests", streams)
+        self.pushes = Limit("pushed streams", pushes)
 
     @property
     def all(self) -> tuple[Limit, ...]:
-        return self.requests, self.body_bytes, self.long_polls, self.streams
+        return self.requests, self.body_bytes, self.long_polls, self.streams, self.pushes

@@ -48,6 +48,11 @@ class HttpOptions:
     requests_max: int = 1024
     long_polls_max: int = 1024
     streams_max: int = 256
+    pushes_max: int = 1024
+    push_heartbeat: float = 15.0
+    """A pushed stream that has nothing to say says so this often."""
+    allowed_origins: tuple[str, ...] = ("loopback",)
+    """Of pages that may use pushed streams: scheme://host[:port], "loopback" for the user's own machine, "*"."""
     consumer_idle_ms: int = 300_000
     """A consumer instance that nothing is asked of for so long is closed."""
     records_max: int = 10_000

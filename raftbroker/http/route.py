@@ -23,6 +23,8 @@ class Work(Enum):
     REQUEST = "request"
     POLL = "poll"
     """May wait for records: counted apart, so that waiting readers do not keep writers out."""
+    PUSH = "push"
+    """Lasts as long as its client wants."""
     PROBE = "probe"
     """Never refused for load: health and metrics."""
 

@@ -105,7 +105,7 @@ def _from_string(body: bytes) -> Drafts:
     return drafts, [record.partition for record in records]
 
 
-_READERS: dict[Format, Callable[[bytes], Drafts]] = {
+READERS: dict[Format, Callable[[bytes], Drafts]] = {
     Format.JSON: _from_json,
     Format.BINARY: _from_binary,
     Format.STRING: _from_string,
@@ -138,7 +138,7 @@ async def _produce(call: Call, partition: int | None) -> web.StreamResponse:
     format_ = embedded_format(call.request.headers.get("Content-Type"))
     body = await call.read_body()
     key = idempotency_key(call, body, format_.value, str(partition))
-    drafts, wanted = _READERS[format_](body)
+    drafts, wanted = READERS[format_](body)
     check_drafts(drafts, call.options.records_max)
     topic = await call.broker.find_topic(call.path("topic_name"), timeout=call.options.request_timeout)
     if partition is None:
