@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from raftbroker.cli import cluster, configuration, group, queue, topics
+from raftbroker.cli import cluster, configuration, group, queue, topics, webhook
 from raftbroker.cli.consume import consume
 from raftbroker.cli.failure import CommandError
 from raftbroker.cli.options import note
@@ -101,6 +101,7 @@ app.command(
 )(consume)
 app.add_typer(group.app, name="group")
 app.add_typer(queue.app, name="queue")
+app.add_typer(webhook.app, name="webhook")
 app.add_typer(cluster.cluster_app, name="cluster")
 app.add_typer(cluster.node_app, name="node")
 app.add_typer(configuration.app, name="config")

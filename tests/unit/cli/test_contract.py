@@ -6,7 +6,7 @@ The front door's table of routes has an example of every body; no server is need
 import msgspec
 import pytest
 
-from raftbroker.cli import api, group, produce, queue_api, topics
+from raftbroker.cli import api, group, produce, queue_api, topics, webhook
 from raftbroker.http.app import ROUTES
 from raftbroker.http.media import Format
 from raftbroker.http.route import Route
@@ -14,10 +14,12 @@ from raftbroker.http.v1_cluster import DeleteRecords
 from raftbroker.http.v1_groups import ResetOffsets
 from raftbroker.http.v2_forms import BinaryRecords
 from raftbroker.http.v3_forms import ConfigChanges, CreateTopic, GrowTopic
+from raftbroker.http.webhooks import PutWebhook
 
 BY_NAME = {route.name: route for route in ROUTES}
 GROUP = "/v3/clusters/{cluster_id}/consumer-groups/{consumer_group_id}"
 QUEUE = "/queues/{queue}"
+WEBHOOK = "/v1/webhooks/{webhook}"
 TOPIC = "/v3/clusters/{cluster_id}/topics/{topic_name}"
 
 
@@ -42,6 +44,11 @@ TOPIC = "/v3/clusters/{cluster_id}/topics/{topic_name}"
         ("GET", f"{GROUP}/consumers", group._Members),
         ("GET", f"{GROUP}/lags", group._Lags),
         ("POST", "/v1/groups/{consumer_group_id}/reset-offsets", group.MovedOffsets),
+        ("GET", "/v1/webhooks", webhook.WebhookList),
+        ("GET", WEBHOOK, webhook.Webhook),
+        ("PUT", WEBHOOK, webhook.Webhook),
+        ("POST", f"{WEBHOOK}/pause", webhook.Webhook),
+        ("POST", f"{WEBHOOK}/resume", webhook.Webhook),
         ("GET", "/queues", queue_api.QueueList),
         ("GET", QUEUE, queue_api.Queue),
         ("PUT", QUEUE, queue_api.Queue),
@@ -71,6 +78,7 @@ def test_the_command_line_reads_what_the_front_door_answers(method: str, path: s
         ("POST", "/v1/raft/{group}/transfer_leadership"),
         ("DELETE", "/v1/groups/{consumer_group_id}"),
         ("DELETE", QUEUE),
+        ("DELETE", WEBHOOK),
     ],
 )
 def test_routes_whose_answer_is_not_read_exist(method: str, path: str) -> None:
@@ -89,6 +97,8 @@ def find(method: str, path: str) -> Route:
         (topics.PartitionCount(4), GrowTopic),
         (topics.Changes([topics.NamedValue("a", "b"), topics.NamedValue("c", operation="DELETE")]), ConfigChanges),
         (api._DeleteRecords(-1), DeleteRecords),
+        (webhook.Put(topic="t", url="u", secret="s", start="latest", batch_size=1), PutWebhook),
+        (webhook.Put(attempts=3, dead_letter_queue="d"), PutWebhook),
         (group.Reset("earliest"), ResetOffsets),
         (group.Reset("shift", -5, ["t"], [group.PlaceToReset("u", 1)], True), ResetOffsets),
         (produce.ProduceBody([produce.RecordToSend("YQ==")]), BinaryRecords),
