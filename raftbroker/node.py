@@ -213,7 +213,9 @@ class Node:
         self.core = Core(identity, self._store, records, self._disk, transport, outside, _settings(config), self._fatal)
         rules = AddressRules(config.webhooks.allowed_networks)
         self._poster = WebhookPoster(rules)
-        self.core.broker.webhooks.sender = Sender(self._poster, rules, _wall)
+        sender = Sender(self._poster, rules, _wall)
+        self.core.broker.webhooks.sender = sender
+        self.core.broker.queues.notifier = sender
         await self._listen(self.core.broker, rng)
         await self._listen_kafka(self.core.broker, rng)
         await self.core.start()

@@ -11,9 +11,10 @@ import asyncio
 from consensus.errors import ConsensusError, NotLeader
 from raftbroker.broker.context import Context
 from raftbroker.broker.errors import BrokerError, UnknownMessage, UnknownQueue
-from raftbroker.broker.queue_driver import Driver, Notifier
+from raftbroker.broker.queue_driver import Driver
 from raftbroker.broker.queue_fates import Times, fate_of_gone, fate_of_message, info_of
 from raftbroker.broker.queue_line import Line
+from raftbroker.broker.queue_receipts import Notifier
 from raftbroker.broker.queue_rules import error_of
 from raftbroker.broker.queue_views import MessageFate, QueueInfo
 from raftbroker.broker.shards import Shards

@@ -1,14 +1,14 @@
 """Takes what lies in a shard's outbox to where it goes, on the node that leads the shard.
 
-Each destination is served by itself, in order, with pauses that grow while it cannot be reached. A queue, in whatever
-shard, is given parcels by an op that it takes once; only then are they confirmed here. A webhook is posted to through
-the notifier, at least once; while there is none, what is for webhooks stays.
+Each destination is served by itself, with pauses that grow while it cannot be reached. A queue, in whatever shard, is
+given parcels in order by an op that it takes once; only then are they confirmed here. A webhook is posted to through
+the notifier, at least once, several at a time and so in no order; while there is none, what is for webhooks stays.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,6 +17,7 @@ from raftbroker.broker.context import Context
 from raftbroker.broker.errors import BrokerError
 from raftbroker.broker.queue_content import FORMAT, Content, decode_content, encode_content, key_hash
 from raftbroker.broker.queue_fates import Times, fate_of_gone, history_of
+from raftbroker.broker.queue_receipts import Notifier, Pauses
 from raftbroker.broker.queue_views import DeadLetter
 from raftbroker.broker.routing import Mode
 from raftbroker.broker.shards import Shards
@@ -35,29 +36,17 @@ POSTS_AT_ONCE = 8
 """To one URL."""
 OP_SECONDS = 10.0
 POST_SECONDS = 30.0
-PAUSE_MIN, PAUSE_MAX = 0.2, 30.0
-TOLD_FROM = 1.0
-"""Leaders change: it is worth a line only when a destination keeps failing."""
+PASSED_MAX = 1_000
+"""Of one URL's parcels so many are looked at for those that may be posted: more that fail hold up the rest."""
+TOLD_FROM, TOLD_TO = 4, 8
+"""Leaders change: it is worth a line only when a destination has failed so often in a row, and not for ever."""
 LOOK_SECONDS = 5.0
-
-
-class Notifier(Protocol):
-    """Delivers receipts to webhooks: whoever composes the node may hand one in."""
-
-    async def post(self, url: str, body: bytes) -> None:
-        """Returns once the receiver has taken the JSON. Raises OSError or TimeoutError otherwise: tried again later."""
+TURN_SECONDS = 0.002
+"""Timers may be early by a rounding."""
 
 
 class _Refused(Exception):
     """The destination does not take it now."""
-
-
-class _Pause:
-    """After a failure."""
-
-    def __init__(self, seconds: float, until: float) -> None:
-        self.seconds = seconds
-        self.until = until
 
 
 class Driver:
@@ -78,7 +67,7 @@ class Driver:
         self._book = part.book
         self._notifier = notifier
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._pauses: dict[str, _Pause] = {}
+        self._pauses = Pauses(self._now, context.random)
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"outbox of shard {shard}")
 
     def stop(self) -> list["asyncio.Task[None]"]:
@@ -98,20 +87,16 @@ class Driver:
             except (ConsensusError, BrokerError):  # about to be stopped, or too many wait
                 await asyncio.sleep(LOOK_SECONDS)
 
-    def _start(self) -> float:
-        """Sets out for every destination that may be tried; when to look again."""
+    def _start(self, but: str = "") -> float:
+        """Sets out for every destination that may be tried, but for that one; when to look again."""
         now = self._now()
         wake_at = now + LOOK_SECONDS
-        destinations = self._outbox.destinations()
-        for to in list(self._pauses):
-            if to not in destinations:
-                del self._pauses[to]
-        for to in destinations:
-            pause = self._pauses.get(to)
-            if to in self._under_way or (self._notifier() is None and not to.startswith(QUEUE_PREFIX)):
+        for to in self._outbox.destinations():
+            until = self._pauses.until(to)
+            if to == but or to in self._under_way or (self._notifier() is None and not to.startswith(QUEUE_PREFIX)):
                 continue
-            if pause is not None and pause.until > now:
-                wake_at = min(wake_at, pause.until)
+            if until > now:
+                wake_at = min(wake_at, until)
             elif len(self._under_way) < DESTINATIONS_AT_ONCE:
                 task = asyncio.get_running_loop().create_task(self._serve(to), name=f"outbox of {self._shard} to {to}")
                 self._under_way[to] = task
@@ -120,27 +105,29 @@ class Driver:
     async def _serve(self, to: str) -> None:
         """Until nothing waits for this destination, or it fails."""
         try:
-            while parcels := self._outbox.waiting(to, PARCELS_AT_ONCE):
-                await (self._to_queue(to, parcels) if to.startswith(QUEUE_PREFIX) else self._to_url(to, parcels))
-                self._pauses.pop(to, None)
+            if to.startswith(QUEUE_PREFIX):
+                while parcels := self._outbox.waiting(to, PARCELS_AT_ONCE):
+                    await self._to_queue(to, parcels)
+                    self._pauses.well(to)
+            else:
+                await self._to_url(to)
         except (ConsensusError, BrokerError, _Refused, OSError, TimeoutError) as error:
             self._failed(to, error)
         finally:
             del self._under_way[to]
             if not self._task.done():
-                asyncio.get_running_loop().call_soon(self._start_more)
+                asyncio.get_running_loop().call_soon(self._start_more, to)
 
-    def _start_more(self) -> None:
-        """Others may have waited for a place."""
+    def _start_more(self, but: str = "") -> None:
+        """Others may have waited for a place; or for the end of a pause."""
         if not self._task.done():
-            self._start()
+            self._start(but)
 
     def _failed(self, to: str, error: Exception) -> None:
-        before = self._pauses.get(to)
-        seconds = min(PAUSE_MAX, 2 * before.seconds) if before is not None else PAUSE_MIN
-        self._pauses[to] = _Pause(seconds, self._now() + seconds * (1 + self._context.random.random()) / 2)
-        if TOLD_FROM <= seconds < PAUSE_MAX:
-            log.warning("what is for %s from shard %d cannot be delivered now: %s", to, self._shard, error)
+        self._pauses.failed(to)
+        asyncio.get_running_loop().call_at(self._pauses.until(to) + TURN_SECONDS, self._start_more)
+        if TOLD_FROM <= self._pauses.failures(to) <= TOLD_TO:
+            log.warning("what is for %s from shard %d cannot be delivered now: %s", _shown(to), self._shard, error)
 
     def _times(self) -> Times:
         return Times(self._context.wall() - self._shards.now_ms(self._shard))
@@ -199,19 +186,49 @@ class Driver:
 
     # --- to a webhook ---------------------------------------------------------------------------------------
 
-    async def _to_url(self, to: str, parcels: Sequence[Parcel]) -> None:
-        notifier, times = self._notifier(), self._times()
+    async def _to_url(self, to: str) -> None:
+        """Several at a time. Those that failed before wait, and go behind those that did not."""
+        while batch := self._due(to):
+            fresh = not all(self._pauses.failures(parcel.sequence) for parcel in batch)
+            failures = await self._post_all(to, batch)
+            if len(failures) < len(batch):
+                self._pauses.well(to)
+            elif fresh or self._pauses.failures(to):
+                raise failures[0]
+
+    def _due(self, to: str) -> list[Parcel]:
+        now, pauses = self._now(), self._pauses
+        due = [one for one in self._outbox.waiting(to, PASSED_MAX) if pauses.until(one.sequence) <= now]
+        due.sort(key=lambda parcel: pauses.failures(parcel.sequence) > 0)
+        return due[:POSTS_AT_ONCE]
+
+    async def _post_all(self, to: str, batch: Sequence[Parcel]) -> list[Exception]:
+        """What failed."""
+        times = self._times()
+        posts = [self._post(to, self._receipt(parcel, times)) for parcel in batch]
+        outcomes = await asyncio.gather(*posts, return_exceptions=True)
+        arrived: list[Parcel] = []
+        failures: list[Exception] = []
+        for parcel, failure in zip(batch, outcomes, strict=True):
+            if failure is None:
+                self._pauses.well(parcel.sequence)
+                arrived.append(parcel)
+            elif isinstance(failure, (OSError, TimeoutError, _Refused)):
+                self._pauses.failed(parcel.sequence)
+                failures.append(failure)
+            else:
+                raise failure
+        await self._confirm(arrived, [0] * len(arrived))
+        return failures
+
+    async def _post(self, to: str, body: bytes) -> None:
+        notifier = self._notifier()
         if notifier is None:
             raise _Refused("this node delivers nothing to webhooks")
-        batch = parcels[:POSTS_AT_ONCE]
-        posts = [self._post(notifier, to, self._receipt(parcel, times)) for parcel in batch]
-        outcomes = await asyncio.gather(*posts, return_exceptions=True)
-        arrived = [parcel for parcel, failure in zip(batch, outcomes, strict=True) if failure is None]
-        await self._confirm(arrived, [0] * len(arrived))
-        for failure in outcomes:
-            if failure is not None:
-                raise failure
-
-    async def _post(self, notifier: Notifier, to: str, body: bytes) -> None:
         async with asyncio.timeout(POST_SECONDS):
-            await notifier.post(to, body)
+            await notifier.send(to, body, timeout=POST_SECONDS)
+
+
+def _shown(to: str) -> str:
+    """For the log: of a URL only the host, for the rest of it may be a secret."""
+    return to if to.startswith(QUEUE_PREFIX) else f"the webhook at {urlsplit(to).netloc}"

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from raftbroker.broker.errors import (
     BrokerError,
@@ -15,6 +14,7 @@ from raftbroker.broker.errors import (
     UnknownQueue,
 )
 from raftbroker.broker.queue_views import MessageDraft
+from raftbroker.broker.webhook_delivery import check_url
 from raftbroker.state.queues import ops
 from raftbroker.state.queues.config import DAY_MS, LOCK_MS_MAX
 from raftbroker.state.queues.messages import PRIORITY_MAX
@@ -28,7 +28,6 @@ REQUEST_BYTES_MAX = 16 << 20
 KEY_CHARACTERS_MAX = 1024
 HEADERS_MAX = 64
 DEDUP_CHARACTERS_MAX = 255
-URL_CHARACTERS_MAX = 1000
 DELAY_MS_MAX = 366 * DAY_MS
 TTL_MS_MAX = 3660 * DAY_MS
 
@@ -97,18 +96,7 @@ def _check_receipt(receipt: str) -> None:
     if receipt.startswith(QUEUE_PREFIX):
         check_queue_name(receipt.removeprefix(QUEUE_PREFIX), "receipt")
         return
-    try:
-        parts = urlsplit(receipt)
-        sound = (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and receipt.isascii() and receipt.isprintable()
-        )
-    except ValueError:
-        sound = False
-    if not sound or len(receipt) > URL_CHARACTERS_MAX:
-        raise InvalidRequest(
-            f"a receipt goes to a queue, or to an http or https URL of at most {URL_CHARACTERS_MAX} characters",
-            field="receipt",
-        )
+    check_url(receipt, "receipt")
 
 
 def check_sizes(contents: Sequence[bytes]) -> None:

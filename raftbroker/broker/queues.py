@@ -16,7 +16,7 @@ from raftbroker.broker.context import Context
 from raftbroker.broker.errors import InvalidRequest, UnknownMessage, UnknownQueue
 from raftbroker.broker.queue_content import FORMAT, Content, decode_content, encode_content, id_hash, key_hash
 from raftbroker.broker.queue_desk import Desk
-from raftbroker.broker.queue_driver import Notifier
+from raftbroker.broker.queue_receipts import Notifier, ReceiptUrls
 from raftbroker.broker.queue_rules import (
     check_count,
     check_delay,
@@ -74,6 +74,7 @@ class Queues:
         self._router = router
         self._shards = shards
         self._desk = Desk(context, shards)
+        self._receipt_urls = ReceiptUrls(context.clock)
 
     def serve(self, calls: Calls) -> None:
         self._desk.serve(calls)
@@ -149,6 +150,8 @@ class Queues:
         gives the same ids."""
         check_queue_name(name)
         check_drafts(drafts)
+        if self.notifier is not None:
+            await self._receipt_urls.check(self.notifier, drafts)
         now = self._context.wall()
         contents = [
             encode_content(Content(FORMAT, draft.body, draft.is_json, draft.key, draft.headers, now))

@@ -57,7 +57,9 @@ class History:
     dead: list[str] = field(default_factory=list)
     """Ids, in the queue they died in, of what came out of the dead-letter queue."""
     receipts: list[Told] = field(default_factory=list)
-    """What came out of the reply queue."""
+    """What came out of the reply queue: one for each message that was sent with it."""
+    posted: list[Told] = field(default_factory=list)
+    """What the webhook has taken: at least one for each message that was sent with it."""
     fates: list[Told] = field(default_factory=list)
     """What was answered when it was asked for."""
 
@@ -65,15 +67,17 @@ class History:
 def problems_of(history: History) -> list[str]:
     """What cannot be so, in words; empty where all is well."""
     consumers = _consumers(history)
+    told = {told.id for told in (*history.receipts, *history.posted)}
     return [
         *_sending(history),
         *_locks(history),
         *_ends(history, consumers),
         *_again(history),
         *_told("receipt", history.receipts, history, consumers),
+        *_told("posted receipt", history.posted, history, consumers),
         *_told("fate", history.fates, history, consumers),
-        *(f"two receipts for {id_}" for id_ in _twice([told.id for told in history.receipts])),
-        *(f"no receipt for {id_}" for id_ in sorted(set(history.sent) - {told.id for told in history.receipts})),
+        *(f"two receipts for {id_}" for id_ in _twice([one.id for one in (*history.receipts, *set(history.posted))])),
+        *(f"no receipt for {id_}" for id_ in sorted(set(history.sent) - told)),
     ]
 
 
@@ -87,7 +91,7 @@ def _consumers(history: History) -> dict[str, str]:
     tried = {(hold.id, hold.consumer) for hold in history.unheard}
     by_receipt = {
         told.id: told.consumer
-        for told in history.receipts
+        for told in (*history.receipts, *history.posted)
         if told.state == "consumed" and (told.id, told.consumer) in tried
     }
     return by_receipt | {hold.id: hold.consumer for hold in history.acknowledged}

@@ -6,19 +6,23 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 
 from tests.cluster.queue_history import History, Hold, Told
+from tests.ports import free_port
 
 QUEUE, DEAD, REPLIES = "work", "work-dead", "work-replies"
 LOCK_MS = 3_000
 DELIVERIES_MAX = 4
 BATCH = 100
 RECEIVE_MAX = 30
+POSTED_OF = 10
+"""One message of so many has its receipt posted, the others' go to a queue."""
 ATTEMPTS_MAX = 2_000
 AGAIN = (429, 500, 503)
 HANG_UP_SECONDS = 0.004
@@ -58,6 +62,8 @@ class Run:
     history: History
     random: random.Random
     session: aiohttp.ClientSession
+    webhook: str = ""
+    """Where some receipts go."""
     sending: bool = True
 
     def client(self, first: int) -> Client:
@@ -82,7 +88,7 @@ async def send_all(run: Run, count: int, senders: int = 4) -> None:
                     "body": {"n": n},
                     "key": f"k{n % 97}",
                     "priority": run.random.randrange(10),
-                    "receipt": {"queue": REPLIES},
+                    "receipt": {"queue": REPLIES} if n % POSTED_OF else {"url": run.webhook},
                     **({"delay_ms": run.random.randrange(1, 2_000)} if run.random.random() < 0.1 else {}),
                 }
                 for n in range(at, min(at + BATCH, count))
@@ -228,6 +234,35 @@ async def drain(run: Run, queue: str) -> list[dict[str, Any]]:
 def told_by(shown: dict[str, Any]) -> Told:
     """From a receipt, or the answer to a question for a fate."""
     return Told(shown["id"], shown["state"], shown.get("consumer", ""), shown.get("moved_to", ""))
+
+
+class Webhook:
+    """A receiver of receipts that now and then takes one and dies before it says so, or cannot take it."""
+
+    def __init__(self, history: History, chances: random.Random) -> None:
+        self._history = history
+        self._random = chances
+
+    async def _take(self, request: web.Request) -> web.Response:
+        chance = self._random.random()
+        if chance < 0.05:
+            return web.Response(status=503)
+        self._history.posted.append(told_by(await request.json()))
+        return web.Response(status=500 if chance < 0.1 else 204)
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        """Its URL."""
+        app = web.Application()
+        app.router.add_post("/receipts", self._take)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        port = free_port()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        try:
+            yield f"http://127.0.0.1:{port}/receipts"
+        finally:
+            await runner.cleanup()
 
 
 async def look_at_fates(run: Run, count: int, clients: int = 8) -> None:

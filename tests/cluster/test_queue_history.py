@@ -35,7 +35,8 @@ def sound() -> History:
         unheard=[holds[4]],
         rejected=[holds[3]],
         dead=["3"],
-        receipts=receipts,
+        receipts=receipts[:3],
+        posted=[receipts[3], receipts[3]],
         fates=list(receipts),
     )
 
@@ -49,7 +50,8 @@ def test_an_acknowledgement_that_nobody_heard_of_may_not_have_arrived() -> None:
     again = hold("4", 2, "a", 4.2, 4.5)
     history.holds.append(again)
     history.acknowledged.append(again)
-    history.receipts[3] = history.fates[3] = Told("4", "consumed", "a")
+    history.posted = [Told("4", "consumed", "a")]
+    history.fates[3] = Told("4", "consumed", "a")
     assert problems_of(history) == []
 
 
@@ -66,6 +68,11 @@ def _earlier(history: History) -> None:
 
 def _extended(history: History) -> None:
     history.holds[1].ends = 3.6
+
+
+def _posted(history: History) -> None:
+    history.acknowledged.append(history.unheard.pop())
+    history.posted.append(Told("4", "expired", "c"))
 
 
 PLANTED: dict[str, Callable[[History], object]] = {
@@ -86,6 +93,10 @@ PLANTED: dict[str, Callable[[History], object]] = {
     "3 was delivered again after": lambda history: history.holds.append(hold("3", 2, "c", 9.0, None)),
     "two receipts for 1": lambda history: history.receipts.append(Told("1", "consumed", "a")),
     "no receipt for 1": lambda history: history.receipts.pop(0),
+    "no receipt for 4": lambda history: history.posted.clear(),
+    "two receipts for 4": lambda history: history.posted.append(Told("4", "consumed", "a")),
+    "two receipts for 3": lambda history: history.posted.append(Told("3", "dead", "b", "graves")),
+    "4 was acknowledged by c, its posted receipt says expired": _posted,
     "a receipt for 9": lambda history: history.receipts.append(Told("9", "consumed", "a")),
     "1 was acknowledged by a, its receipt says consumed by z": lambda history: history.receipts.__setitem__(
         0, Told("1", "consumed", "z")

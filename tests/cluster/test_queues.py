@@ -23,6 +23,7 @@ from tests.cluster.queue_workload import (
     QUEUE,
     REPLIES,
     Run,
+    Webhook,
     consume_all,
     drain,
     look_at_fates,
@@ -72,8 +73,11 @@ async def _kill_while(cluster: DevCluster, run: Run, work: "asyncio.Task[None]")
 
 async def _run(cluster: DevCluster, history: History) -> tuple[int, int]:
     timeout = aiohttp.ClientTimeout(total=40)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
-        run = Run(cluster.urls, history, random.Random(7), session)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session,
+        Webhook(history, random.Random(8)).listening() as webhook,
+    ):
+        run = Run(cluster.urls, history, random.Random(7), session, webhook)
         await make_queues(run)
         work = asyncio.create_task(_work(run))
         kills = await _kill_while(cluster, run, work)
@@ -89,8 +93,9 @@ async def _work(run: Run) -> None:
 
 
 def test_every_message_is_consumed_once_or_dead_through_kills(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RAFTBROKER_WEBHOOKS__ALLOWED_NETWORKS", "127.0.0.0/8")
     history = History(DEAD)
     with dev_cluster(tmp_path, 3) as cluster:
         began = time.monotonic()
@@ -107,7 +112,8 @@ def test_every_message_is_consumed_once_or_dead_through_kills(
         print(
             f"\n{len(history.sent)} messages, {CONSUMERS} consumers, {kills} kills, {led} of the queue's leader, in "
             f"{seconds:.0f} s: {len(history.holds)} deliveries, {len(history.acknowledged)} acknowledged and answered, "
-            f"{len(history.dead)} dead, {len(history.receipts)} receipts ({done}); {len(problems)} problems"
+            f"{len(history.dead)} dead, {len(history.receipts)} receipts in a queue and {len(history.posted)} posted "
+            f"for {len({told.id for told in history.posted})} messages ({done}); {len(problems)} problems"
         )
     assert problems[:20] == []
     assert len(history.sent) == MESSAGES

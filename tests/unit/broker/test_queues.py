@@ -286,17 +286,25 @@ def test_a_fate_is_waited_for(tmp_path: Path) -> None:
 
 
 class Hook:
-    """A notifier that fails as often as it is told."""
+    """A notifier that fails as often as it is told, and always for some messages."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int = 0, never: tuple[str, ...] = ()) -> None:
         self.failures = failures
+        self.never = never
         self.got: list[tuple[str, dict[str, Any]]] = []
 
-    async def post(self, url: str, body: bytes) -> None:
+    async def check(self, url: str, field: str = "url") -> None:
+        if "private" in url:
+            raise errors.InvalidRequest(f"{field} leads to an address that is refused", field=field)
+
+    async def send(self, url: str, body: bytes, *, timeout: float) -> None:
         if self.failures:
             self.failures -= 1
             raise OSError("connection refused")
-        self.got.append((url, json.loads(body)))
+        told = json.loads(body)
+        if told["id"] in self.never:
+            raise OSError("the receiver answered 500")
+        self.got.append((url, told))
 
 
 def test_receipts_to_webhooks_wait_for_a_notifier_and_are_tried_again(
@@ -320,6 +328,65 @@ def test_receipts_to_webhooks_wait_for_a_notifier_and_are_tried_again(
             return (await queues.get("q")).receipts == 0
 
         await until(none_left)
+
+    run(tmp_path, work)
+
+
+def test_receipts_that_are_refused_do_not_hold_up_those_behind_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_driver, "LOOK_SECONDS", 0.1)
+
+    async def work(queues: Queues, node: TestNode) -> None:
+        await queues.put("q", {})
+        sent = await queues.send("q", drafts(*(str(n) for n in range(60)), receipt="https://example.test/hook"))
+        refused = tuple(one.id for one in sent[:20])  # more than are posted at once
+        hook = queues.notifier = Hook(never=refused)
+        await queues.acknowledge("q", tokens(await take(queues, count=60)))
+        await until(lambda: len(hook.got) == 40)
+        assert {told["id"] for _, told in hook.got} == {one.id for one in sent[20:]}
+
+        async def left(count: int) -> bool:
+            return (await queues.get("q")).receipts == count
+
+        await until(lambda: left(20))
+        hook.never = ()
+        await until(lambda: left(0))
+        assert sorted(told["id"] for _, told in hook.got) == sorted(one.id for one in sent)
+
+    run(tmp_path, work)
+
+
+def test_a_receiver_that_is_down_is_not_called_for_every_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_driver, "LOOK_SECONDS", 0.05)
+
+    async def work(queues: Queues, node: TestNode) -> None:
+        await queues.put("q", {})
+        await queues.send("q", drafts(*(str(n) for n in range(500)), receipt="https://example.test/hook"))
+        hook = queues.notifier = Hook(failures=1_000_000)
+        await queues.acknowledge("q", tokens(await take(queues, count=500)))
+        await asyncio.sleep(1.0)
+        tried = 1_000_000 - hook.failures
+        assert 0 < tried <= 6 * queue_driver.POSTS_AT_ONCE  # pauses of 0.1 s and more, doubling
+
+    run(tmp_path, work)
+
+
+def test_a_receipt_to_where_none_may_go_is_refused_with_its_message(tmp_path: Path) -> None:
+    async def work(queues: Queues, node: TestNode) -> None:
+        await queues.put("q", {})
+        queues.notifier = Hook()
+        fine = drafts("a", receipt="https://example.test/hook")
+        with pytest.raises(errors.InvalidRequest) as caught:
+            await queues.send("q", [*fine, *fine, *drafts("b", receipt="http://private.test/x")])
+        assert caught.value.field == "messages[2].receipt"
+        many = [one for n in range(40) for one in drafts("c", receipt=f"https://h{n}.example.test/")]
+        with pytest.raises(errors.InvalidRequest, match="more than 32 hosts"):
+            await queues.send("q", many)
+        assert (await queues.get("q")).depth == 0
+        await queues.send("q", fine)
 
     run(tmp_path, work)
 
