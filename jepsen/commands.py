@@ -21,7 +21,7 @@ from jepsen.progress import Progress, tell
 from jepsen.prove import Prover
 from jepsen.prove import table as proof_table
 from jepsen.report import write_all
-from jepsen.runner import Run, run_test
+from jepsen.runner import Run, faults_of, run_test
 from jepsen.serve import serve
 from jepsen.store import STORE
 from jepsen.workloads import WORKLOADS
@@ -47,13 +47,22 @@ def _one_of(given: str, choices: Sequence[str], option: str) -> str:
     return given
 
 
-def _check_names(workload: str, faults: Sequence[str], plant: str) -> None:
-    """Raises BadParameter for a workload, fault or plant that there is not."""
-    _one_of(workload, list(WORKLOADS), "--workload")
-    if plant:
-        _one_of(plant, plants.names(), "--plant")
+def _check(options: Options) -> None:
+    """Raises BadParameter for a workload, fault or plant that there is not, and for what does not go together."""
+    _one_of(options.workload, list(WORKLOADS), "--workload")
+    if options.plant:
+        _one_of(options.plant, plants.names(), "--plant")
+    if not options.urls and (options.fault_commands or options.heal_commands or options.kafka or options.ssh):
+        reason = "commands and addresses are of a cluster that runs already: name its nodes"
+        raise typer.BadParameter(reason, param_hint="--url")
+    if options.urls and options.plant:
+        raise typer.BadParameter("bugs are planted only into nodes that are started here", param_hint="--plant")
+    speaks_kafka = options.client != "http" or options.workload in ("txn", "groups")
+    if options.urls and len(options.kafka) != len(options.urls) and (options.kafka or speaks_kafka):
+        reason = f"{options.workload}'s clients need host:port of each of the {len(options.urls)} nodes"
+        raise typer.BadParameter(reason, param_hint="--kafka")
     try:
-        chosen([each for each in faults if each != "none"])
+        chosen(options.faults, faults_of(options))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--faults") from error
 
@@ -86,6 +95,15 @@ def run_one(
         list[str] | None,
         typer.Option(help="NAME=COMMAND breaks a node of that cluster: {node}, {host} and {url} are filled in."),
     ] = None,
+    kafka: Annotated[
+        list[str] | None, typer.Option(help="host:port of every node for Kafka clients, in the order of --url.")
+    ] = None,
+    ssh: Annotated[
+        str,
+        typer.Option(
+            metavar="USER@{host}", help="Commands run there; kill, pause and restart of the systemd unit are known."
+        ),
+    ] = "",
     heal_command: Annotated[list[str] | None, typer.Option(help="NAME=COMMAND heals it again.")] = None,
     store: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = STORE,
     name: Annotated[str, typer.Option(help="Of the test's folder.")] = "",
@@ -94,9 +112,6 @@ def run_one(
     """Runs a cluster, breaks it, and judges it; exits with 0 if it was valid, 1 if not, 2 if that cannot be told."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     names = [each.strip() for each in faults.split(",") if each.strip()]
-    if url or fault_command or heal_command:
-        raise typer.BadParameter("only clusters that are started here can be tested yet", param_hint="--url")
-    _check_names(workload, names, plant)
     options = Options(
         workload=workload,
         nodes=nodes,
@@ -116,8 +131,11 @@ def run_one(
         urls=tuple(each.rstrip("/") for each in url or ()),
         fault_commands=_pairs(fault_command, "--fault-command"),
         heal_commands=_pairs(heal_command, "--heal-command"),
+        kafka=tuple(kafka or ()),
+        ssh=ssh,
         keep_data=keep_data,
     )
+    _check(options)
     sys.exit(_carry_out(options, console))
 
 

@@ -31,7 +31,12 @@ class Nemesis:
     """See the module's text."""
 
     def __init__(
-        self, field: Field, recorder: Recorder, chosen: Mapping[str, tuple[str, ...]], rhythm: Rhythm = Rhythm()
+        self,
+        field: Field,
+        recorder: Recorder,
+        chosen: Mapping[str, tuple[str, ...]],
+        rhythm: Rhythm = Rhythm(),
+        kinds: Mapping[str, type[Fault]] = FAULTS,
     ) -> None:
         self.problems: list[str] = []
         """What the cluster should have survived and did not."""
@@ -39,9 +44,10 @@ class Nemesis:
         self._field = field
         self._recorder = recorder
         self._rhythm = rhythm
+        self._kinds = kinds
         self._variants: dict[str, Iterator[str]] = {}
         for name, variants in chosen.items():
-            reason = FAULTS[name].unavailable(field.cluster.network.kind)
+            reason = kinds[name].unavailable(field.cluster.network.kind)
             if reason is not None:
                 self.skipped[name] = reason
             else:
@@ -75,8 +81,11 @@ class Nemesis:
                 await self._begin(second)
         await asyncio.sleep(self._draw(self._rhythm.hold))
         self._field.random.shuffle(self._holding)
+        settling = [fault.label for fault, _ in self._holding if fault.settles]
         await self._end_all()
         await self._all_back()
+        if settling:
+            await self._whole(f"after {settling[0]}")
 
     async def _all_back(self) -> None:
         """Quiet begins when every process takes clients again: how long a start takes is the machine's business."""
@@ -88,7 +97,7 @@ class Nemesis:
 
     def _next(self) -> Fault:
         name = next(self._names)
-        return FAULTS[name](self._field, next(self._variants[name]))
+        return self._kinds[name](self._field, next(self._variants[name]))
 
     def _draw(self, mean: float) -> float:
         return mean * self._field.random.uniform(0.5, 1.5)

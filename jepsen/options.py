@@ -30,6 +30,9 @@ class Options:
     urls: tuple[str, ...] = ()
     """Of a cluster that runs already."""
     kafka: tuple[str, ...] = ()
+    """host:port of each of its nodes, for workloads whose clients speak Kafka's protocol."""
+    ssh: str = ""
+    """How to reach a node's machine; {host} stands for its host."""
     fault_commands: dict[str, str] = field(default_factory=dict)
     heal_commands: dict[str, str] = field(default_factory=dict)
     keep_data: bool = False

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +19,14 @@ from random import Random
 
 from jepsen import availability, plots, report, store, timeline
 from jepsen.cluster import READY_SECONDS, ROOT, SETTINGS, Cluster, Exit, Node
-from jepsen.faults import FAULTS, Field, chosen
+from jepsen.faults import FAULTS, Fault, Field, chosen
+from jepsen.faults.command import commands
 from jepsen.judge import Judgement, judge
 from jepsen.nemesis import Nemesis, Rhythm
 from jepsen.net import choose
 from jepsen.options import Options
 from jepsen.recorder import Recorder
+from jepsen.running import RunningCluster
 from jepsen.view import View
 from jepsen.watch import Watch
 from jepsen.workers import Worker
@@ -59,22 +61,33 @@ class Run:
         self.problems.setdefault(name, []).append(text)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be broken: forms by the fault's name, and what each is."""
+
+    variants: dict[str, tuple[str, ...]]
+    kinds: Mapping[str, type[Fault]]
+
+
 async def run_test(options: Options, show: Callable[[Run], None] = lambda run: None) -> Run:
     """Runs it and writes its folder. `show` is told when a new phase begins.
 
     Raises ValueError for options that cannot be had, TimeoutError and OSError where no cluster came to be."""
-    variants = chosen([name for name in options.faults if name != "none"])
+    kinds = faults_of(options)
+    variants = chosen(options.faults, kinds)
     run = Run(options, store.new_run(options.test_name, options.store))
     store.write_json(run.folder / store.TEST, _about(options))
-    async with _cluster(run, variants) as (cluster, view):
+    async with _running(run) if options.urls else _started(run, variants) as (cluster, view):
         recorder = run.recorder = Recorder(run.folder / store.HISTORY)
         try:
             workload = WORKLOADS[options.workload](_setting(options, cluster, variants))
+            if options.urls:
+                await workload.refuse_leftovers()
             await workload.setup()
             missing = await view.recovered(READY_SECONDS)
             if missing is not None:
                 raise TimeoutError(f"the topics did not get their replicas: {missing}")
-            await _work(run, workload, cluster, view, variants, show)
+            await _work(run, workload, cluster, view, Plan(variants, kinds), show)
         finally:
             recorder.close()
     run.phase = "judging"
@@ -87,8 +100,31 @@ async def run_test(options: Options, show: Callable[[Run], None] = lambda run: N
     return run
 
 
+def faults_of(options: Options) -> Mapping[str, type[Fault]]:
+    """What can be broken, by name. Raises ValueError."""
+    if not options.urls:
+        return FAULTS
+    return commands(options.fault_commands, options.heal_commands, options.ssh)
+
+
 @contextlib.asynccontextmanager
-async def _cluster(run: Run, variants: dict[str, tuple[str, ...]]) -> AsyncIterator[tuple[Cluster, View]]:
+async def _running(run: Run) -> AsyncIterator[tuple[Cluster, View]]:
+    """A cluster that is somebody else's."""
+    options = run.options
+    run.skipped["node logs"] = "they are with the nodes, which were not started here"
+    cluster = RunningCluster(run.folder, options.urls, options.kafka)
+    view = View(cluster.urls)
+    try:
+        missing = await view.recovered(READY_SECONDS)
+        if missing is not None:
+            raise TimeoutError(f"the cluster is not well to begin with: {missing}")
+        yield cluster, view
+    finally:
+        await view.close()
+
+
+@contextlib.asynccontextmanager
+async def _started(run: Run, variants: dict[str, tuple[str, ...]]) -> AsyncIterator[tuple[Cluster, View]]:
     options = run.options
     network = choose(options.net, shaping=not {"slow", "lossy"}.isdisjoint(variants))
     settings = {section: dict(keys) for section, keys in SETTINGS.items()}
@@ -133,7 +169,7 @@ def _setting(options: Options, cluster: Cluster, variants: dict[str, tuple[str, 
         urls=cluster.urls,
         kafka=[node.kafka for node in cluster.nodes.values()],
         concurrency=options.concurrency,
-        replication_factor=None if "membership" in variants else min(options.nodes, 5),
+        replication_factor=None if "membership" in variants or options.urls else min(options.nodes, 5),
         client=options.client,
         sub_via=options.sub_via,
     )
@@ -144,16 +180,18 @@ async def _work(
     workload: Workload,
     cluster: Cluster,
     view: View,
-    variants: dict[str, tuple[str, ...]],
+    plan: Plan,
     show: Callable[[Run], None],
 ) -> None:
     """The main phase, the healing, the last reads."""
     options, recorder = run.options, run.recorder
     assert recorder is not None
     random = Random(f"{options.seed} nemesis")
-    preparing = [FAULTS[name] for name in variants if FAULTS[name].unavailable(cluster.network.kind) is None]
-    around = Field(cluster, view, random, options.nodes, preparing)
-    nemesis = run.nemesis = Nemesis(around, recorder, variants, Rhythm(options.hold, options.quiet))
+    possible = [plan.kinds[name] for name in plan.variants]
+    preparing = [kind for kind in possible if kind.unavailable(cluster.network.kind) is None]
+    around = Field(cluster, view, random, len(cluster.nodes), preparing)
+    rhythm = Rhythm(options.hold, options.quiet)
+    nemesis = run.nemesis = Nemesis(around, recorder, plan.variants, rhythm, plan.kinds)
     watch = Watch(cluster, run.folder / "raft.jsonl")
     workers = [
         Worker(number, options.concurrency, workload, recorder, options.seed) for number in range(options.concurrency)

@@ -1,5 +1,7 @@
 """What the harness can break, by name: see each module's text."""
 
+from collections.abc import Iterable, Mapping
+
 from jepsen.faults.base import Fault, Field, Skipped, Stuck
 from jepsen.faults.clock import Clock
 from jepsen.faults.damage import Damage, Wipe
@@ -31,17 +33,19 @@ FAULTS: dict[str, type[Fault]] = {
 }
 
 
-def chosen(names: list[str]) -> dict[str, tuple[str, ...]]:
+def chosen(names: Iterable[str], kinds: Mapping[str, type[Fault]] = FAULTS) -> dict[str, tuple[str, ...]]:
     """Fault name -> variants, from names such as `kill`, `kill:majority`, `all` or `none`. Raises ValueError."""
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
         fault, _, variant = name.partition(":")
+        if name == "none":
+            continue
         if name == "all":
-            found |= {each: kind.variants for each, kind in FAULTS.items() if each not in found}
-        elif fault not in FAULTS:
-            raise ValueError(f"there is no fault {fault!r}; there are {', '.join(FAULTS)}, and all, none")
-        elif variant and variant not in FAULTS[fault].variants:
-            raise ValueError(f"{fault} has no variant {variant!r}; it has {', '.join(FAULTS[fault].variants)}")
+            found |= {each: kind.variants for each, kind in kinds.items() if each not in found}
+        elif fault not in kinds:
+            raise ValueError(f"there is no fault {fault!r}; there are {', '.join(kinds)}, and all, none")
+        elif variant and variant not in kinds[fault].variants:
+            raise ValueError(f"{fault} has no variant {variant!r}; it has {', '.join(kinds[fault].variants)}")
         else:
-            found[fault] = (*found.get(fault, ()), variant) if variant else FAULTS[fault].variants
+            found[fault] = (*found.get(fault, ()), variant) if variant else kinds[fault].variants
     return found

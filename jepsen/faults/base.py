@@ -75,6 +75,8 @@ class Fault(ABC):
     variants: tuple[str, ...] = ("",)
     alone: bool = False
     """It takes a replica's data: nothing else may be broken meanwhile, before or after."""
+    settles: bool = False
+    """Once it and what held with it has ended, the cluster must become whole before anything else is broken."""
 
     def __init__(self, field_: Field, variant: str) -> None:
         self.field = field_

@@ -15,6 +15,7 @@ class Join(Fault):
     Up to five nodes, and one at least: a sixth that no group needs must disturb nothing."""
 
     name = "membership"
+    settles = True
 
     async def begin(self) -> str:
         most = max(NODES_MAX, self.field.nodes + 1)
@@ -29,7 +30,7 @@ class Join(Fault):
             kind.prepare(node)
 
     async def end(self) -> None:
-        await self.field.recovered()
+        """A node that has joined stays."""
 
 
 class Storm(Fault):

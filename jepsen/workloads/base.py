@@ -13,6 +13,8 @@ from jepsen.client import Http, until_answer
 from jepsen.recorder import Op, Outcome
 
 SETUP_SECONDS = 60.0
+OWN_NAMES = ("log-", "register-", "churn-", "queue-")
+"""How the topics and queues of workloads are called."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,24 @@ class Workload(ABC):
     def remarks(self) -> list[str]:
         """What this workload would do and cannot here, each with the reason."""
         return []
+
+    async def refuse_leftovers(self) -> None:
+        """Of a cluster that was not made for this run. Raises ValueError where it has what a run before has left."""
+        http = Http(self.setting.urls, 0)
+        try:
+            topics = (await until_answer(http, "GET", "/topics", None, (200,), SETUP_SECONDS)).decode()
+            queues = (await until_answer(http, "GET", "/queues", None, (200,), SETUP_SECONDS)).decode()
+        finally:
+            await http.close()
+        names = [str(name) for name in topics] if isinstance(topics, list) else []
+        match queues:
+            case {"queues": list(found)}:
+                names += [str(queue["name"]) for queue in found]
+        left = [name for name in names if name.startswith(OWN_NAMES)]
+        if left:
+            raise ValueError(
+                f"the cluster has {', '.join(sorted(left)[:5])}, which a test would make: delete them first"
+            )
 
     async def setup(self) -> None:
         """Makes what it needs in a healthy cluster."""

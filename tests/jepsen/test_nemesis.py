@@ -83,3 +83,39 @@ def test_a_run_that_ends_lets_a_fault_begin_and_end_whole(
 
     assert asyncio.run(cut_off()).problems == []
     assert Slow.steps == ["begins", "began", "ends", "ended"]
+
+
+class Settling(Fault):
+    """The cluster has to be whole after it."""
+
+    name = "settling"
+    settles = True
+
+    async def begin(self) -> str:
+        return ""
+
+    async def end(self) -> None: ...
+
+
+def test_what_must_settle_is_waited_for_once_everything_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A join waited for a node that was killed with it, and the kill for the join."""
+    monkeypatch.setitem(FAULTS, Settling.name, Settling)
+    monkeypatch.setattr("jepsen.nemesis.TOGETHER", 1.0)
+    monkeypatch.setattr("jepsen.nemesis.STAGGER_SECONDS", 0.0)
+    monkeypatch.setattr(Slow, "steps", [])
+    monkeypatch.setitem(FAULTS, Slow.name, Slow)
+
+    async def one_round() -> list[str]:
+        one = nemesis(tmp_path, Settling.name, Slow.name)
+
+        async def whole(when: str) -> bool:
+            Slow.steps.append(when)
+            return True
+
+        monkeypatch.setattr(one, "_whole", whole)
+        await one._one_round()
+        return Slow.steps
+
+    assert asyncio.run(one_round()) == ["begins", "began", "ends", "ended", "after settling"]

@@ -113,6 +113,9 @@ def test_a_run_that_says_nothing_does_not_pass(tmp_path: Path) -> None:
         (["--faults=kil"], "there is no fault 'kil'"),
         (["--faults=kill:most"], "kill has no variant 'most'"),
         (["--plant=none-such"], "'none-such' is none of reply-before-commit"),
+        (["--fault-command=kill=true"], "are of a cluster that runs already"),
+        (["--url=http://127.0.0.1:1", "--workload=txn"], "txn's clients need host:port of each of the 1 nodes"),
+        (["--url=http://127.0.0.1:1", "--faults=clock"], "there is no fault 'clock'"),
     ],
 )
 def test_options_that_cannot_be_had_are_refused(tmp_path: Path, options: list[str], reason: str) -> None:
