@@ -5,6 +5,7 @@
 #   make check      format, lint and types only
 #   make bench      the benchmark, against a cluster it starts itself
 #   make simulate   2,000 seeds of the simulation
+#   make chaos      two minutes of a cluster that is broken again and again, to watch
 
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	command -v $$name >/dev/null 2>&1 && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEEDS ?= 2000
 
-.PHONY: run test check format bench simulate clean
+.PHONY: run test check format bench simulate chaos clean
 
 run: $(INSTALLED)
 	$(BIN)/raftbroker dev
@@ -38,6 +39,9 @@ bench: $(INSTALLED)
 
 simulate: $(INSTALLED)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+chaos: $(INSTALLED)
+	$(BIN)/python -m jepsen test --workload log --nodes 3 --faults kill,pause,partition --time-limit 120 --rate 100
 
 # The stamp is made last: an install that was interrupted is done again.
 $(INSTALLED): pyproject.toml
