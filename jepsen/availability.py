@@ -107,11 +107,12 @@ def measure(
         )
     quiet = [sample for sample in main if not any(span.began <= sample.began < ended for span, ended in spans)]
     names = sorted({figure.fault for figure in figures})
-    by_kind = [_summary(name, [figure for figure in figures if figure.fault == name]) for name in names]
+    by_kind = [summary(name, [figure for figure in figures if figure.fault == name]) for name in names]
     return Availability(_share(main), _share(quiet), figures, by_kind)
 
 
-def _summary(name: str, figures: list[FaultFigures]) -> Summary:
+def summary(name: str, figures: Sequence[FaultFigures]) -> Summary:
+    """All of these under one name."""
     operations = sum(figure.operations for figure in figures)
     begin = sorted(f.writable_after_begin for f in figures if f.writable_after_begin is not None)
     end = sorted(f.writable_after_end for f in figures if f.writable_after_end is not None)

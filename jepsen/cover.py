@@ -5,13 +5,15 @@ a line are not run again, unless they are named. A run that could not tell count
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from jepsen import store
 from jepsen.apart import Outcome, run_apart
+from jepsen.availability import Availability, FaultFigures, summary
 from jepsen.faults import FAULTS
 from jepsen.pairs import Pair, Planned, plan
 
@@ -122,7 +124,31 @@ def table(cover: Cover) -> Iterator[str]:
     minutes = sum(row.seconds for row in rows if row.outcome.operations) / 60
     operations = sum(row.outcome.operations for row in rows)
     yield ""
+    yield from _availability(rows)
+    yield ""
     yield (
         f"{len(rows)} of {len(planned)} runs, {minutes:.0f} minutes of load and faults, {operations:,} operations; "
         f"{len(pairs & tried)} of {len(pairs)} pairs tried."
     )
+
+
+def _availability(rows: Iterable[Row]) -> Iterator[str]:
+    """Of all runs together, by kind of fault, as lines of Markdown."""
+    by_kind: dict[str, list[FaultFigures]] = {}
+    for row in rows:
+        results = store.read_json(Path(row.outcome.folder) / store.RESULTS) if row.outcome.folder else {}
+        if results:
+            for each in msgspec.convert(results["availability"], type=Availability).faults:
+                by_kind.setdefault(each.fault.partition(":")[0], []).append(each)
+    yield "| fault | times | ok meanwhile | every partition takes writes, from its begin | from its end | not seen |"
+    yield "| --- | --: | --: | --- | --- | --: |"
+    for kind, figures in sorted(by_kind.items()):
+        of_all = summary(kind, figures)
+        share = "-" if of_all.ok_share is None else f"{of_all.ok_share:.0%}"
+        begin = _seconds(of_all.writable_after_begin_median, of_all.writable_after_begin_max)
+        end = _seconds(of_all.writable_after_end_median, of_all.writable_after_end_max)
+        yield f"| {kind} | {of_all.times} | {share} | {begin} | {end} | {of_all.never} |"
+
+
+def _seconds(median: float | None, longest: float | None) -> str:
+    return "-" if median is None or longest is None else f"{median:.1f} s, longest {longest:.1f} s"
