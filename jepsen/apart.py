@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from jepsen import store
+from jepsen.availability import Availability
 from jepsen.cluster import ROOT
 
 EXAMPLE_CHARACTERS = 300
@@ -22,7 +23,9 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     operations: int = 0
     ok: int = 0
     broken: int = 0
-    """How many times something was broken."""
+    """How many times something was broken..."""
+    faults: tuple[str, ...] = ()
+    """... and which faults came at all."""
     found: dict[str, str] = {}
     """Anomalies and problems by name, each with an example."""
     skipped: dict[str, str] = {}
@@ -35,10 +38,6 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
 COULD_NOT_RUN = "could not run"
 
 
-class _Availability(msgspec.Struct):
-    faults: list[object]
-
-
 class _Results(msgspec.Struct):
     """What is needed here of results.json."""
 
@@ -49,7 +48,7 @@ class _Results(msgspec.Struct):
     problems: dict[str, list[str]]
     skipped: dict[str, str]
     operations: dict[str, dict[str, int]]
-    availability: _Availability
+    availability: Availability
 
 
 def run_apart(arguments: Sequence[str], name: str, folder: Path) -> Outcome:
@@ -79,6 +78,7 @@ def _brief(folder: Path, told: _Results) -> Outcome:
         operations=sum(number for _, number in counts),
         ok=sum(number for kind, number in counts if kind == "ok"),
         broken=len(told.availability.faults),
+        faults=tuple(sorted({each.fault.partition(":")[0] for each in told.availability.faults})),
         found=found,
         skipped=told.skipped,
     )

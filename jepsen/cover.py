@@ -48,7 +48,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def pairs(self) -> set[Pair]:
-        return Planned(self.load, self.nodes, self.faults).pairs if self.outcome.operations else set()
+        """Those that came: a run may end before each of its faults has had its turn."""
+        return Planned(self.load, self.nodes, self.outcome.faults).pairs if self.outcome.operations else set()
 
 
 @dataclass(frozen=True)
