@@ -10,6 +10,7 @@ from raftbroker.http.metrics import CONTENT_TYPE, Labels, TextWriter
 from raftbroker.http.problems import UNAVAILABLE, Problem
 from raftbroker.http.queue_metrics import write_queues
 from raftbroker.http.route import Answer, Route, Work
+from raftbroker.http.webhook_metrics import write_webhooks
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -73,6 +74,7 @@ def metrics_text(front: Front) -> bytes:
     for metric in front.options.more_metrics():
         writer.family(*metric)
     write_queues(writer, front.broker)
+    write_webhooks(writer, front.broker)
     usage = front.options.process_usage
     if usage is not None:
         now = usage()

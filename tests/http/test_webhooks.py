@@ -181,6 +181,10 @@ def test_what_is_not_taken_is_shown_as_lag(real: Client, topic: str, hook: str, 
     group = shown["consumer_group"]
     metrics = real.get("/metrics").body.decode()
     assert f'raftbroker_consumer_group_lag{{group="{group}",topic="{topic}",partition="0"}} 3' in metrics
+    name = hook.rpartition("/")[2]
+    failures = re.search(rf'raftbroker_webhook_failures{{webhook="{name}",partition="0"}} (\d+)', metrics)
+    assert failures is not None
+    assert int(failures[1]) > 0
     listed = next(one for one in real.get("/v1/webhooks").json["webhooks"] if one["name"] == shown["name"])
     assert listed["lag"] == 3
     receiver.answers = lambda number, body: 200
@@ -247,6 +251,19 @@ def test_pause_and_resume(real: Client, topic: str, hook: str, receiver: Receive
     assert real.get(hook).json["lag"] == 2
     assert real.ask("POST", f"{hook}/resume").json["paused"] is False
     wait(lambda: receiver.offsets() == [0, 1, 2])
+
+
+def test_a_paused_webhook_can_be_put_somewhere_else(real: Client, topic: str, hook: str, receiver: Receiver) -> None:
+    assert put(real, hook, topic=topic, url=receiver.url, secret=SECRET).status == 201
+    produce(real, topic, *values(0, 1, 2))
+    wait(lambda: receiver.offsets() == [0, 1, 2])
+    assert wait(lambda: real.get(hook).json["lag"] == 0)
+    group = real.ask("POST", f"{hook}/pause").json["consumer_group"]
+    place = {"topic_name": topic, "partition_id": 0}
+    moved = real.post(f"/v1/groups/{group}/reset-offsets", {"to": "offset", "value": 1, "partitions": [place]})
+    assert moved.status == 200, moved
+    real.ask("POST", f"{hook}/resume")
+    wait(lambda: receiver.offsets() == [0, 1, 2, 1, 2])
 
 
 def test_latest_begins_at_the_end_and_another_one_of_the_name_at_its_own(
