@@ -4,9 +4,10 @@
 simulation runs the very same thing. `Node` gives it the real ones and opens the front doors.
 
 Start-up, in order: the files of the store are checked and opened; the identity is read and the boot counter raised
-durably; the front doors listen (alive, not ready); peers are dialled; the node belongs to a cluster, at once if it did
-before; the control group opens, then the data groups that the control state names; the node is ready once the
-control state has caught up.
+durably; HTTP listens (alive, not ready); peers are dialled; the node belongs to a cluster, at once if it did before;
+the control group opens, then the data groups that the control state names; Kafka clients are let in once the control
+state has this node, for one that knew no other nodes and no topics would tell its clients that there are none; the node
+is ready once the control state has caught up.
 """
 
 import asyncio
@@ -117,6 +118,8 @@ class Core:
         )
         self.host.on_applied(self._applied)
         self._belonging: asyncio.Task[None] | None = None
+        self.registered = asyncio.Event()
+        """Set once the control state here has this node."""
 
     async def start(self) -> None:
         """Returns once this node listens to its peers; it belongs to a cluster as soon as it can."""
@@ -131,6 +134,7 @@ class Core:
             first = min(self._settings.initial, default=0) == self.host.me.node
             self.host.open_group(CONTROL, self.control, self.formation.configuration, prefer=first)
             self._know_addresses()
+            self._know_self()
             await self.broker.start()
             LOG.info("node %d belongs to cluster %s", self.host.me.node, formed.cluster)
         except Exception as error:  # noqa: BLE001  a node that cannot start must say so and stop
@@ -139,6 +143,12 @@ class Core:
     def _applied(self, group: Group) -> None:
         if group.id == CONTROL:
             self._know_addresses()
+            self._know_self()
+
+    def _know_self(self) -> None:
+        node = self.control.node(self.host.me.node)
+        if node is not None and node.uuid == self.host.me.uuid:
+            self.registered.set()
 
     def _know_addresses(self) -> None:
         known = {node.id: node.peer for node in self.control.nodes()}
@@ -182,11 +192,13 @@ class Node:
         self._http_socket: asyncio.Server | None = None
         self._kafka: KafkaListener | None = None
         self._kafka_socket: asyncio.Server | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._poster: WebhookPoster | None = None
         self.core: Core | None = None
 
     async def start(self) -> None:
-        """Returns once HTTP and Kafka listen. Raises Damaged, IdentityMismatch, OSError (an address in use)."""
+        """Returns once HTTP listens; Kafka clients are let in later. Raises Damaged, IdentityMismatch, OSError (an
+        address in use)."""
         config = self.config
         storage = StorageOptions(
             reserve_bytes=config.storage.reserve_bytes,
@@ -219,6 +231,17 @@ class Node:
         await self._listen(self.core.broker, rng)
         await self._listen_kafka(self.core.broker, rng)
         await self.core.start()
+        self._opening = asyncio.get_running_loop().create_task(self._open_kafka(self.core), name="open Kafka")
+
+    async def _open_kafka(self, core: Core) -> None:
+        assert self._kafka_socket is not None
+        await core.registered.wait()
+        try:
+            await self._kafka_socket.start_serving()
+        except OSError as error:
+            self._fatal(error)
+            return
+        LOG.info("node %d serves Kafka on %s", self.config.node.id, self.config.kafka.listen)
 
     async def _listen(self, broker: Broker, rng: random.Random) -> None:
         http = self.config.http
@@ -260,7 +283,9 @@ class Node:
         )
         self._kafka = KafkaListener(broker, options)
         host, port = split_address(kafka.listen)
-        self._kafka_socket = await asyncio.get_running_loop().create_server(self._kafka.connect, host, port)
+        self._kafka_socket = await asyncio.get_running_loop().create_server(
+            self._kafka.connect, host, port, start_serving=False
+        )
 
     def _disk_bytes(self) -> tuple[int, int]:
         usage = shutil.disk_usage(self.config.node.data_dir)
@@ -274,6 +299,9 @@ class Node:
         """Hands leadership over, ends what is under way, writes what is pending, closes the store."""
         if self.core is not None and self.core.host.broken is None:
             await self.core.hand_over(HAND_OVER_SECONDS)
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         for listening in (self._http_socket, self._kafka_socket):
             if listening is not None:
                 listening.close()

@@ -125,9 +125,7 @@ async def _serve(config: Config, *, watch_parent: bool) -> int:
         node = Node(config)
         try:
             await node.start()
-            _logger.info(
-                "node %d serves HTTP on %s and Kafka on %s", config.node.id, config.http.listen, config.kafka.listen
-            )
+            _logger.info("node %d serves HTTP on %s", config.node.id, config.http.listen)
             await _until_stopped(node, stopping)
         finally:
             await _stop(node)

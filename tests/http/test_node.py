@@ -1,20 +1,24 @@
 """The HTTP interface over a real node: store, Raft groups and broker are the ones that run in production."""
 
+import asyncio
 import base64
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from raftbroker.broker.broker import Broker
+from raftbroker.config import load, split_address
 from raftbroker.http.app import ROUTES
 from raftbroker.node import Node
 from raftbroker.state.murmur2 import partition_for_key
 from tests.http.harness import BINARY_V2, JSON_V2, STRING_V2, Client, LoopThread, door
 from tests.http.test_groups import join
+from tests.ports import free_port
 
 
 def encoded(data: bytes) -> str:
@@ -33,6 +37,34 @@ def read_all(client: Client, topic: str, partition: int, accept: str = STRING_V2
             return found
         found += answer.json
         offset = answer.headers["x-next-offset"]
+
+
+# --- starting ---------------------------------------------------------------------------------------------
+
+
+def test_kafka_clients_are_not_let_in_before_the_node_knows_its_cluster(thread: LoopThread, tmp_path: Path) -> None:
+    """What it told them would be that it is alone and has no topics."""
+    sets = [f"{door}.listen=127.0.0.1:{free_port()}" for door in ("http", "kafka", "peers")]
+    members = [f"1@{sets[2].partition('=')[2]}", *(f"{other}@127.0.0.1:{free_port()}" for other in (2, 3))]
+    sets += [f"node.data_dir={tmp_path}", f"cluster.initial={','.join(members)}"]
+
+    async def main() -> None:
+        node = Node(load(None, sets, {}))
+        await node.start()
+        try:
+            for section, listening in (("http", True), ("kafka", False)):
+                host, port = split_address(getattr(node.config, section).listen)
+                try:
+                    _, writer = await asyncio.open_connection(host, port)
+                except ConnectionRefusedError:
+                    assert not listening, section
+                else:
+                    writer.close()
+                    assert listening, section
+        finally:
+            await node.stop()
+
+    thread.run(main())
 
 
 # --- topics -----------------------------------------------------------------------------------------------
