@@ -42,13 +42,16 @@ class QueueRun:
                 group.create_task(self._work())
 
     async def _work(self) -> None:
+        failures = 0
         while True:
             try:
-                if await self._step():
-                    continue
+                taken = await self._step()
             except (ConsensusError, BrokerError) as error:
                 self.progress.failed(error)
-            await self.progress.pause()
+                taken = False
+            failures = 0 if taken else failures + 1
+            if failures:
+                await self.progress.pause(failures)
 
     async def _step(self) -> bool:
         """Receives and delivers; False where the receiver did not take it."""

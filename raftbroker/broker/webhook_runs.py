@@ -79,11 +79,11 @@ class Progress:
         self.status.last_error = text[:MESSAGE_CHARACTERS_MAX]
         self.status.last_error_ms = self._context.wall()
 
-    async def pause(self) -> None:
-        """After a failure."""
+    async def pause(self, failures: int = 0) -> None:
+        """After so many failures in a row; as many as the status says, unless it is given."""
         webhook = self._webhook
         drawn = self._context.random.random()
-        failures = max(1, self.status.failures)
+        failures = max(1, failures or self.status.failures)
         await asyncio.sleep(back_off(failures, webhook.backoff_ms / 1000, webhook.backoff_ms_max / 1000, drawn))
 
 

@@ -194,8 +194,8 @@ class TopicRun:
                 return False
             await self._confirm_leading()
             clean = await self._deliver_all(records, behind)
-        if not clean:
-            await self.progress.pause()
+        if not clean:  # several lanes may have failed at once: that is one failure of the receiver
+            await self.progress.pause(max(self._attempts.values(), default=1))
         return True
 
     async def _deliver_all(self, records: Sequence[Record], behind: int) -> bool:
