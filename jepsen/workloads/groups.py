@@ -2,18 +2,21 @@
 anything out.
 
 Half of the workers send, as in `log`; of the others each is a member of one of two groups, polls, commits what it
-polled, and asks what the group has committed. Members come and go with their clients.
+polled, and asks what the group has committed. Members come and go with their clients. In the end each asks once more,
+before it reads everything as in `log`: offsets that were forgotten in the last moment are missed too.
 """
 
+from collections.abc import AsyncIterator
 from random import Random
 
-from jepsen.recorder import Op
-from jepsen.workloads.base import Client
+from jepsen.recorder import Op, Outcome
+from jepsen.workloads.base import Client, Setting
 from jepsen.workloads.kafka_child import Child, KafkaClient
 from jepsen.workloads.log import LogWorkload
 from jepsen.workloads.log_http import POLL
 
 GROUPS = 2
+ASKED_MAX = 20
 
 
 class GroupsWorkload(LogWorkload):
@@ -21,6 +24,13 @@ class GroupsWorkload(LogWorkload):
 
     name = "groups"
     writes = ("send", "txn")
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._readers: set[int] = set()
+        """Members that have become readers of everything..."""
+        self._told: set[int] = set()
+        """... since they were told what their group has committed."""
 
     @property
     def remarks(self) -> list[str]:
@@ -30,7 +40,7 @@ class GroupsWorkload(LogWorkload):
         return worker % 2 == 0
 
     def client(self, process: int, worker: int) -> Client:
-        if self._member(worker) and not self._ending:
+        if self._member(worker) and worker not in self._readers:
             child = self._children.setdefault(worker, Child())
             return KafkaClient(child, self.setting.kafka, process, group=self._group(worker))
         return super().client(process, worker)
@@ -53,3 +63,20 @@ class GroupsWorkload(LogWorkload):
         if draw < 0.7:
             return Op("poll", ((POLL,),), group)
         return Op("commit" if draw < 0.9 else "committed", None, group)
+
+    async def final(self, worker: int) -> AsyncIterator[Op]:
+        if self._member(worker):
+            self._told.discard(worker)
+            for _ in range(ASKED_MAX):
+                yield Op("committed", None, {"group": self._group(worker)})
+                if worker in self._told:
+                    break
+            self._readers.add(worker)
+            yield Op("crash")
+        async for op in super().final(worker):
+            yield op
+
+    def saw(self, worker: int, op: Op, outcome: Outcome) -> None:
+        super().saw(worker, op, outcome)
+        if op.f == "committed" and outcome.type == "ok":
+            self._told.add(worker)
