@@ -43,6 +43,8 @@ WAIT_SECONDS = 20.0
 STEP_SECONDS = 10.0
 TURN_SECONDS = 2.0
 """How long a delivery that goes well keeps its turn, whatever it has at hand."""
+COMMIT_SECONDS = 0.2
+"""How often a position is committed while there is more to deliver: so much is perhaps delivered twice."""
 RETAIN_MS = 100 * 366 * 86_400_000
 """A webhook's offsets go with it, not with time: it may be paused, or have nothing to do, for long."""
 
@@ -59,6 +61,8 @@ class TopicRun:
         self._place = place
         self.progress = Progress(means.context, webhook, number)
         self._position = 0
+        self._committed = -1
+        """The position that was committed last; -1 where that is not known."""
         self._last: int | None = None
         """The end of the batch that is being tried again."""
         self._done: dict[int, int] = {}
@@ -71,8 +75,9 @@ class TopicRun:
         while True:
             try:
                 if not begun:
-                    self._position = await self._begin()
-                    await self._commit(self._position)
+                    self._move(await self._begin())
+                    self._committed = -1
+                    await self._commit()
                     begun = True
                 if not await self._step():
                     await self._wait_for_more()
@@ -104,10 +109,17 @@ class TopicRun:
             return starts[self._number]
         return (await self._means.offsets.offsets(self._topic.name, self._number, STEP_SECONDS)).start
 
-    async def _commit(self, offset: int) -> None:
+    def _move(self, offset: int) -> None:
+        """All before the offset has been taken, or given up."""
+        self._position = offset
+        self._last = None
+        self._done.clear()
+        self._attempts.clear()
+
+    async def _commit(self) -> None:
         """Returns once the position is committed: until then nothing more is delivered."""
-        item = OffsetToCommit(self._topic.name, self._number, offset, metadata=self._webhook.id)
-        while True:
+        item = OffsetToCommit(self._topic.name, self._number, self._position, metadata=self._webhook.id)
+        while self._committed != self._position:
             await self._confirm_leading()
             try:
                 done = await self._means.groups.commit(
@@ -119,10 +131,7 @@ class TopicRun:
                 continue
             error_found = done.error or next((one for one in done.errors if one is not None), None)
             if error_found is None:
-                self._position = offset
-                self._last = None
-                self._done.clear()
-                self._attempts.clear()
+                self._committed = self._position
                 return
             self.progress.failed(refused(error_found, self._webhook.group))
             await self.progress.pause()
@@ -140,7 +149,7 @@ class TopicRun:
         self.progress.note(
             f"offsets {self._position} to {error.start - 1} were deleted by retention before they were delivered"
         )
-        self._position, self._last = error.start, None
+        self._move(error.start)
 
     # --- records ------------------------------------------------------------------------------------------
 
@@ -199,20 +208,26 @@ class TopicRun:
         return True
 
     async def _deliver_all(self, records: Sequence[Record], behind: int) -> bool:
-        """Window by window, each committed before the next; False where one failed."""
+        """Window by window, committed now and then, and at the end; False where one failed."""
         clock = asyncio.get_running_loop().time
-        until = clock() + TURN_SECONDS
+        until, committed = clock() + TURN_SECONDS, clock()
         windows = list(cut(records, self._webhook.batch_size * self._webhook.concurrency, self._last))
-        if not windows:
-            await self._commit(behind)
-        for turn, window in enumerate(windows):
+        failed: int | None = None
+        for window in windows:
             if not await self._deliver(window):
-                self._last = window[-1].offset
-                return False
-            await self._commit(behind if turn + 1 == len(windows) else window[-1].offset + 1)
+                failed = window[-1].offset
+                break
+            self._move(behind if window is windows[-1] else window[-1].offset + 1)
             if clock() >= until:
                 break
-        return True
+            if clock() >= committed + COMMIT_SECONDS:
+                await self._commit()
+                committed = clock()
+        if not windows:
+            self._move(behind)
+        await self._commit()
+        self._last = failed
+        return failed is None
 
     async def _deliver(self, window: Sequence[Record]) -> bool:
         """Whether all of it has been taken, or given up."""
