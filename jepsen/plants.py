@@ -199,7 +199,7 @@ PROOFS: dict[str, Proof] = {
     "forgets-offsets": Proof("groups", "kill:all"),
     "acknowledgements-in-memory": Proof("queue", "kill:all"),
     "locks-end-early": Proof("queue", "none"),
-    "reads-without-a-round": Proof("register", "partition:leader-of-control,pause:leader-of-control"),
+    "reads-without-a-round": Proof("register", "pause:leader-of-control", ("--hold=4", "--rate=200")),
     "snapshot-without-its-records": Proof("log", "kill:one,partition:one"),
     "snapshot-acknowledged-early": Proof("log", "power:behind,power:all"),
     "applied-ahead-of-state": Proof("queue", "kill:all"),

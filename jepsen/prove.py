@@ -42,9 +42,8 @@ class Prover:
 
     def arguments(self, plant: str, proof: Proof, seed: int) -> list[str]:
         """Of `jepsen test`."""
-        faults = [f"--faults={proof.faults}", *proof.more]
-        return [f"--plant={plant}", f"--workload={proof.workload}", *faults, f"--time-limit={self.time_limit:.0f}",
-                "--rate=100", "--concurrency=12", "--quiet=3", f"--seed={seed}"]  # fmt: skip
+        usual = [f"--time-limit={self.time_limit:.0f}", "--rate=100", "--concurrency=12", "--quiet=3", f"--seed={seed}"]
+        return [f"--plant={plant}", f"--workload={proof.workload}", f"--faults={proof.faults}", *usual, *proof.more]
 
     def prove(self, plants: Sequence[str], say: Callable[[str], None]) -> None:
         """Raises KeyError for a plant that no test is known to find."""
