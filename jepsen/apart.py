@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,6 +35,8 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.verdict + "".join(f"; {name}: {example}" for name, example in self.found.items())
 
 
+KNOWN_AT_THE_END = ("unseen", "lost-message")
+"""Their examples name only what is missed."""
 COULD_NOT_RUN = "could not run"
 
 
@@ -63,6 +65,34 @@ def run_apart(arguments: Sequence[str], name: str, folder: Path) -> Outcome:
         said = " ".join((ended.stdout + ended.stderr).split())[-EXAMPLE_CHARACTERS:]
         return Outcome(COULD_NOT_RUN, str(made[-1]) if made else "", found={"status": f"{ended.returncode}: {said}"})
     return _brief(made[-1], msgspec.convert(results, type=_Results))
+
+
+def first_shown(folder: Path) -> float | None:
+    """Seconds into the run by which the history held the first of the bad anomalies whole, of those that have examples;
+    None where it shows none."""
+    told = msgspec.convert(store.read_json(folder / store.RESULTS), type=_Results)
+    names = [name for name in told.bad if name not in KNOWN_AT_THE_END]
+    whole = [max(_indexes(example), default=None) for name in names for example in told.anomalies.get(name, [])]
+    indexes = [index for index in whole if index is not None]
+    if not indexes:
+        return None
+    wanted = f"{{:index {min(indexes)}, :time ".encode()
+    with (folder / store.HISTORY).open("rb") as lines:
+        for line in lines:
+            if line.startswith(wanted):
+                return int(line[len(wanted) :].split(b",")[0]) / 1e9
+    return None
+
+
+def _indexes(example: object) -> Iterator[int]:
+    """Of the lines that an example names."""
+    if isinstance(example, dict):
+        index = example.get("index")
+        if isinstance(index, int):
+            yield index
+    if isinstance(example, (dict, list)):
+        for held in example.values() if isinstance(example, dict) else example:
+            yield from _indexes(held)
 
 
 def _brief(folder: Path, told: _Results) -> Outcome:

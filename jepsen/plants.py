@@ -219,13 +219,14 @@ def names() -> list[str]:
     return [*PLANTS, *SIMULATED]
 
 
+def simulated(name: str) -> list[Replacement]:
+    """One of the simulation's. Raises KeyError for one that there is not."""
+    from tests.simulation.plants import PLANTS as SIMULATED
+
+    return list(SIMULATED[name].replacements())
+
+
 def switch_on(name: str) -> None:
     """Plants a bug into this process for good. Raises KeyError for one that there is not."""
-    if name in PLANTS:
-        replacements = PLANTS[name]()
-    else:
-        from tests.simulation.plants import PLANTS as SIMULATED
-
-        replacements = SIMULATED[name].replacements()
-    for owner, method, replacement in replacements:
+    for owner, method, replacement in PLANTS[name]() if name in PLANTS else simulated(name):
         setattr(owner, method, replacement)

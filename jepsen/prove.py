@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from jepsen.apart import Outcome, run_apart
+from jepsen.apart import Outcome, first_shown, run_apart
 from jepsen.plants import PROOFS, Proof
 
 
@@ -71,11 +71,12 @@ class Prover:
 
 def table(prover: Prover) -> Iterator[str]:
     """What was tried, as lines of Markdown."""
-    yield "| planted | workload, faults | found as | tries of so many seconds | options of the run that found it |"
+    yield "| planted | workload, faults | found as | shown after | again |"
     yield "| --- | --- | --- | --- | --- |"
     for plant, row in sorted(prover.rows().items()):
         proof = PROOFS[plant]
-        found = ", ".join(row.outcome.found) if row.found else "**not found**"
-        command = " ".join(prover.arguments(plant, proof, row.seed))
-        tries = f"{row.tries} of {row.seconds:.0f} s"
-        yield f"| `{plant}` | {proof.workload}, {proof.faults} | {found} | {tries} | `{command}` |"
+        found = ", ".join(row.outcome.found) if row.found else f"**not found** in {row.tries} of {row.seconds:.0f} s"
+        after = first_shown(Path(row.outcome.folder)) if row.found else None
+        shown = "-" if not row.found else f"{after:.0f} s" if after is not None else f"a run of {row.seconds:.0f} s"
+        again = f"python -m jepsen prove {plant} --seed {row.seed} --time-limit {row.seconds:.0f}"
+        yield f"| `{plant}` | {proof.workload}, {proof.faults} | {found} | {shown} | `{again}` |"
