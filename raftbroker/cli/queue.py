@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 from raftbroker.cli.failure import CommandError
-from raftbroker.cli.options import DEFAULT_URL, JsonOption, UrlOption, counted, make_api, say, show_table, write_json
+from raftbroker.cli.options import (
+    DEFAULT_URL,
+    JsonOption,
+    UrlOption,
+    counted,
+    make_api,
+    note,
+    say,
+    show_table,
+    write_json,
+)
 from raftbroker.cli.queue_api import Message, Queue, Queues, Redrive
 from raftbroker.cli.queue_messages import QueueArgument, receive, send
 
@@ -19,7 +29,13 @@ app = typer.Typer(no_args_is_help=True, help="Make, fill, drain, look into and d
 
 ConfigOption = Annotated[
     list[str] | None,
-    typer.Option("--config", "-c", metavar="NAME=VALUE", help="A config of the queue; empty for its default."),
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="NAME=VALUE",
+        help="lock.ms, max.deliveries, dead.letter.queue, retention.ms, dedup.window.ms or ordered.by.key; an empty value"
+        " for its default.",
+    ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 _SHOWN_BYTES_MAX = 120
@@ -126,9 +142,12 @@ def peek(
     json: JsonOption = False,
 ) -> None:
     """Look at the messages that would be received next, without taking them."""
-    found = Queues(make_api(url)).peek(queue, most, dead=dead)
+    queues = Queues(make_api(url))
+    found = queues.peek(queue, most, dead=dead)
     if json:
         write_json(found)
+    elif dead and not found and (elsewhere := queues.get(queue).configs.get("dead.letter.queue")):
+        note(f"dead messages of {queue} go to {elsewhere}: raftbroker queue peek {elsewhere}")
     else:
         show_table("", ["id", "sent", "deliveries", "key", "body", "died"], _rows(found), right=["deliveries"])
 

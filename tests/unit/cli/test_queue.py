@@ -57,6 +57,13 @@ def run(url: str, *arguments: str, stdin: str | None = None) -> str:
     return result.stdout
 
 
+def told(url: str, *arguments: str) -> str:
+    """With what is said beside the answer."""
+    result = RUNNER.invoke(app, ["queue", *arguments, "--url", url])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
 def fails(url: str, *arguments: str) -> str:
     result = RUNNER.invoke(app, ["queue", *arguments, "--url", url])
     assert isinstance(result.exception, CommandError), result.output
@@ -150,5 +157,7 @@ def test_peek_redrive_and_purge(url: str) -> None:
     assert "bad" in run(url, "peek", "strict", "--dead")
     assert run(url, "redrive", "strict") == "1 message brought back to strict\n"
     assert run(url, "redrive", "strict", "--max", "5") == "0 messages brought back to strict\n"
+    run(url, "create", "strict", "-c", "dead.letter.queue=elsewhere")
+    assert "raftbroker queue peek elsewhere" in told(url, "peek", "strict", "--dead")
     assert "say --yes" in fails(url, "purge", "strict")
     assert run(url, "purge", "strict", "--yes") == "dropped 2 messages of strict\n"
