@@ -124,6 +124,7 @@ class Consumers:
 
     async def create(self, group: str, name: str, settings: ConsumerSettings) -> None:
         """On this node. Raises InstanceExists where it lives, here or elsewhere."""
+        self._places.pop((group, name), None)  # where it was says nothing of whether it is
         if self._here(group, name) is None and not await self._locate(group, name):
             consumer = self._make(group, settings)
             if self._here(group, name) is None:

@@ -71,6 +71,8 @@ def metrics_text(front: Front) -> bytes:
     _write_raft(writer, front.broker)
     _write_partitions(writer, front.broker)
     write_groups(writer, front.broker)
+    consumers = front.broker.consumers.count
+    writer.gauge("raftbroker_consumers", "Consumers kept by this node: instances, and streams with a group.", consumers)
     for metric in front.options.more_metrics():
         writer.family(*metric)
     write_queues(writer, front.broker)

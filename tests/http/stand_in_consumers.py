@@ -29,6 +29,10 @@ class StandInConsumers(Consumers):
     def __init__(self) -> None:
         pass
 
+    @property
+    def count(self) -> int:
+        return 1
+
     def reader(self, *, committed: bool = True, reset: Reset = Reset.EARLIEST) -> Reader:
         return StandInReader()
 

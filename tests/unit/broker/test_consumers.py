@@ -439,8 +439,8 @@ def test_one_whose_node_dies_is_made_again_by_its_name(tmp_path: Path) -> None:
             await dying.kill()
             with pytest.raises(UnknownInstance):
                 await other.broker.consumers.ask("g", "mine", Look(), 5.0)
-            await other.broker.consumers.create("g", "mine", named("mine", MANUAL))
-            await led.broker.consumers.ask("g", "mine", Subscribe(("t",), None), 5.0)
+            await led.broker.consumers.create("g", "mine", named("mine", MANUAL))  # it remembers where it was
+            await other.broker.consumers.ask("g", "mine", Subscribe(("t",), None), 5.0)
             began = asyncio.get_running_loop().time()
             found: list[tuple[int, int]] = []
             while len(found) < 9:
