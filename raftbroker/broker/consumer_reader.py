@@ -86,6 +86,8 @@ class Reader:
         """Of a batch that did not fit into the last answer."""
         self._answered: dict[Name, Fetched] = {}
         """What other nodes had at the present positions."""
+        self._refused: dict[Name, OffsetOutOfRange] = {}
+        """Where other nodes do not have the present position."""
         self._elsewhere: set[Name] = set()
         """Partitions that this node cannot read itself at the present position."""
         self._wake: asyncio.Future[None] | None = None
@@ -103,6 +105,7 @@ class Reader:
         self._version += 1
         self._rest.clear()
         self._answered.clear()
+        self._refused.clear()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -144,6 +147,7 @@ class Reader:
         self._rest = look.rest
         for name in look.positions:
             self._answered.pop(name, None)
+            self._refused.pop(name, None)
         return look.taken
 
     def _in_turn(self) -> list[Name]:
@@ -161,6 +165,8 @@ class Reader:
         if rest is not None:
             look.add(name, offset, rest)
             return
+        if name in self._refused:
+            raise self._refused[name]
         place = self._place(name)
         fetched = self._answered.get(name)
         if fetched is None and place is not None:
@@ -184,6 +190,7 @@ class Reader:
                     if not look.has(name):
                         reason = f"the records cannot be decompressed or read: {error}"
                         look.skip(name, Taken(*name, offset, (), after, reason))
+                        look.full = True
                     return
                 if not look.add(name, offset, [record for record in records if record.offset >= offset]):
                     return
@@ -265,12 +272,8 @@ class Reader:
                 timeout=max(1.0, left),
             )
         except OffsetOutOfRange as error:
-            if self._reset is Reset.NONE:
-                raise
             if version == self._version:
-                look = _Look(1, 1)
-                self._lost(look, name, offset, error)
-                self.seek(name, look.positions[name])
+                self._refused[name] = error
         except Rejected:
             raise
         except BrokerError:
@@ -308,7 +311,6 @@ class _Look:
     def skip(self, name: Name, taken: Taken) -> None:
         self.taken.append(taken)
         self.positions[name] = taken.next_offset
-        self.full = True
 
     def add(self, name: Name, offset: int, records: Sequence[Record]) -> bool:
         """Whether all of them fitted in."""

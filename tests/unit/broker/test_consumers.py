@@ -12,7 +12,7 @@ import pytest
 from raftbroker.broker.consumer import Consumer, ConsumerSettings
 from raftbroker.broker.consumer_assign import Reading, assign
 from raftbroker.broker.consumer_member import MemberSettings
-from raftbroker.broker.consumer_reader import Reset, Taken
+from raftbroker.broker.consumer_reader import ELSEWHERE_MAX, Reset, Taken
 from raftbroker.broker.errors import (
     BadRecords,
     GroupRefused,
@@ -415,6 +415,35 @@ def test_an_instance_is_reached_through_any_node(tmp_path: Path) -> None:
             for node in nodes:
                 with pytest.raises(UnknownInstance):
                     await node.broker.consumers.ask("g", "mine", Look(), 5.0)
+
+    asyncio.run(main())
+
+
+def test_partitions_that_live_on_other_nodes_are_waited_for_by_turns(tmp_path: Path) -> None:
+    """More of them than are asked for at once; records come while it waits, and offsets that are gone are passed."""
+
+    async def main() -> None:
+        async with topic_cluster(tmp_path, 3) as nodes:
+            count = 40
+            await nodes[0].broker.create_topic("far", count, 1)
+            for partition in range(count):
+                await produce(nodes[0], partition, f"{partition}a", topic="far")
+            async with opened(nodes[1], settings=MANUAL) as consumer:
+                consumer.subscribe(["far"])
+                found = await drain(consumer, count)
+                assert sorted(found) == sorted(f"{partition}a" for partition in range(count))
+                assert len(consumer._reader._elsewhere) > ELSEWHERE_MAX
+                for partition in range(0, count, 7):
+                    waiting = asyncio.ensure_future(consumer.poll(1 << 20, 10.0))
+                    await asyncio.sleep(0.05)
+                    await produce(nodes[2], partition, f"{partition}b", topic="far")
+                    assert values(await waiting) == [f"{partition}b"]
+                for partition in range(count):
+                    await nodes[0].broker.delete_records("far", partition, -1)
+                consumer.seek({("far", partition): 0 for partition in range(count)})
+                assert await consumer.poll(1 << 20, 5.0) == []
+                expected = {("far", n): 2 if n % 7 == 0 else 1 for n in range(count)}
+                assert consumer.positions == expected
 
     asyncio.run(main())
 
