@@ -33,8 +33,8 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="NAME=VALUE",
-        help="lock.ms, max.deliveries, dead.letter.queue, retention.ms, dedup.window.ms or ordered.by.key; an empty value"
-        " for its default.",
+        help="lock.ms, max.deliveries, dead.letter.queue, retention.ms, dedup.window.ms or ordered.by.key; an empty "
+        "value for its default.",
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
