@@ -50,6 +50,7 @@ def test_the_commands_are_those_that_were_promised() -> None:
         ),
         *(f"group {name}" for name in ("list", "describe", "reset-offsets", "delete")),
         *(f"queue {name}" for name in ("create", "list", "send", "receive", "peek", "redrive", "purge", "delete")),
+        *(f"webhook {name}" for name in ("create", "list", "describe", "pause", "resume", "delete")),
         *(f"cluster {name}" for name in ("status", "health")),
         *(f"node {name}" for name in ("list", "show", "transfer")),
         *(f"config {name}" for name in ("template", "show")),
