@@ -237,8 +237,9 @@ class Consumer:
         answer = await self._groups.offsets(
             self.group, [PartitionName(*name) for name in names], stable=True, timeout=COMMIT_SECONDS
         )
-        if answer.error is not None:
-            raise Throttled(f"the offsets of group {self.group} wait for a transaction: {answer.error.value}")
+        for error in (answer.error, *(item.error for item in answer.offsets)):
+            if error is not None:
+                raise Throttled(f"the offsets of group {self.group} cannot be told now: {error.value}")
         found: dict[Name, int] = {}
         for item in answer.offsets:
             name = (item.topic, item.partition)
@@ -246,9 +247,11 @@ class Consumer:
                 self._committed[name] = item.offset
                 found[name] = item.offset
             if name in self._begin:
-                found[name] = max(found.get(name, 0), self._begin.pop(name))
+                found[name] = max(found.get(name, 0), self._begin[name])
             if name not in found:
                 found[name] = await self._initial(name)
+        for name in found:
+            self._begin.pop(name, None)
         return found
 
     async def _initial(self, name: Name) -> int:
@@ -316,7 +319,7 @@ class Consumer:
                 "a consumer of group %s cannot read offsets %d to %d of partition %d of topic %s: %s",
                 *(self.group, one.offset, one.next_offset - 1, one.partition, one.topic, one.reason),
             )
-            if "decompressed" in one.reason:
+            if one.broken:
                 self._reader.seek((one.topic, one.partition), one.offset)
                 if not before and not found:
                     raise BadRecords(

@@ -60,6 +60,8 @@ class Taken(msgspec.Struct, frozen=True, array_like=True):
     records: tuple[Record, ...]
     next_offset: int
     reason: str = ""
+    broken: bool = False
+    """They are there, and cannot be decompressed or read; else the log does not have them (any more)."""
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -189,7 +191,7 @@ class Reader:
                 except BadBatch as error:
                     if not look.has(name):
                         reason = f"the records cannot be decompressed or read: {error}"
-                        look.skip(name, Taken(*name, offset, (), after, reason))
+                        look.skip(name, Taken(*name, offset, (), after, reason, broken=True))
                         look.full = True
                     return
                 if not look.add(name, offset, [record for record in records if record.offset >= offset]):

@@ -11,6 +11,7 @@ import pytest
 
 from raftbroker.broker.consumer import Consumer, ConsumerSettings
 from raftbroker.broker.consumer_assign import Reading, assign
+from raftbroker.broker.consumer_groups import OffsetToCommit
 from raftbroker.broker.consumer_member import MemberSettings
 from raftbroker.broker.consumer_reader import ELSEWHERE_MAX, Reset, Taken
 from raftbroker.broker.errors import (
@@ -19,6 +20,7 @@ from raftbroker.broker.errors import (
     InstanceExists,
     InvalidRequest,
     OffsetOutOfRange,
+    Throttled,
     UnknownInstance,
     UnknownTopic,
 )
@@ -36,6 +38,7 @@ from raftbroker.broker.wire_consumers import (
 from raftbroker.state.batch import RecordDraft, encode_batch
 from tests.unit.broker.members import Member, settled
 from tests.unit.broker.nodes import TestNode, batch_of, until
+from tests.unit.broker.producers import TxnProducer
 from tests.unit.broker.test_consumer_groups import coordinator, running, topic_cluster
 
 MEMBER = MemberSettings(client_id="test", client_host="/test", session_ms=6_000, heartbeat_ms=100, rebalance_ms=10_000)
@@ -220,6 +223,38 @@ def test_records_that_cannot_be_read_are_told_and_can_be_passed(tmp_path: Path) 
                         await consumer.poll(1 << 20, 1.0)
                 consumer.seek({("t", 0): 2})
                 assert values(await consumer.poll(1 << 20, 1.0)) == ["c"]
+
+    asyncio.run(main())
+
+
+def test_offsets_of_an_open_transaction_are_waited_for(tmp_path: Path) -> None:
+    """Not taken for none, which would begin anew."""
+
+    async def main() -> None:
+        async with topic_cluster(tmp_path, 1, partitions=1) as (node,):
+            await produce(node, 0, "a", "b")
+            producer = TxnProducer([node], "mover")
+            await producer.init()
+            transactions, timeout = node.broker.transactions, 5.0
+            ours = (producer.name, producer.id, producer.epoch)
+            assert await transactions.add_group(*ours, "g", timeout=timeout) is None
+            done = await node.broker.consumer_groups.txn_commit(
+                "g", [OffsetToCommit("t", 0, 1)], producer_id=producer.id, producer_epoch=producer.epoch
+            )
+            assert done.error is None
+            async with opened(node) as consumer:
+                consumer.subscribe(["t"])
+                await until(lambda: consumer._trouble is not None)
+                with pytest.raises(Throttled, match="UNSTABLE"):
+                    await consumer.poll(1 << 20, 0.5)
+                assert await transactions.end(*ours, True, timeout=timeout) is None
+                found: list[str] = []
+                while not found:
+                    try:
+                        found = values(await consumer.poll(1 << 20, 0.5))
+                    except Throttled:
+                        await asyncio.sleep(0.05)
+                assert found == ["b"]
 
     asyncio.run(main())
 
