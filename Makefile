@@ -13,11 +13,14 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+RUNTIME := $(VENV)/.runtime
+EXTRAS :=
 SEEDS ?= 2000
 
 .PHONY: run test check format bench simulate chaos clean
 
-run: $(INSTALLED)
+# The broker alone; what tests need is several times as much.
+run: $(RUNTIME)
 	$(BIN)/raftbroker dev
 
 # Compiled first: tests start hundreds of processes, and where PYTHONDONTWRITEBYTECODE is set each would compile anew.
@@ -43,13 +46,14 @@ simulate: $(INSTALLED)
 chaos: $(INSTALLED)
 	$(BIN)/python -m jepsen test --workload log --nodes 3 --faults kill,pause,partition --time-limit 120 --rate 100
 
-# The stamp is made last: an install that was interrupted is done again.
-$(INSTALLED): pyproject.toml
+# Stamps are made last: an install that was interrupted is done again.
+$(INSTALLED): EXTRAS := [dev]
+$(INSTALLED) $(RUNTIME): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "raftbroker needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "cannot make $(VENV); on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRAS)'
+	@touch $@ $(RUNTIME)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
