@@ -21,6 +21,7 @@ class Group:
     number: int
     leader: int | None
     partitions: int
+    replicas: int
     complete: bool
     """Every replica it should have votes and is sound."""
 
@@ -111,6 +112,7 @@ def _group(found: dict[str, object], nodes: int) -> Group:
         number,
         leader if isinstance(leader, int) else None,
         _whole(found["partitions"]),
+        len(replicas),
         complete=all_placed and len(voters) >= wanted,
     )
 

@@ -1,5 +1,5 @@
-"""Faults that take a replica's data: flipped bits, cut files, an empty disk. Always of a minority, and nothing else
-meanwhile.
+"""Faults that take a replica's data: flipped bits, cut files, an empty disk. Always of a minority of every group, and
+nothing else meanwhile: two of five nodes may be two of a coordinator shard's three.
 
 A node whose files are damaged must refuse to start, or notice what it reads later and leave its groups; either way it
 gets an empty disk in the end and must come back by itself as a learner. A wiped node must not vote under its old
@@ -10,7 +10,7 @@ import asyncio
 from pathlib import Path
 
 from jepsen.cluster import Node
-from jepsen.faults.base import Fault, Field
+from jepsen.faults.base import Fault, Field, Skipped
 
 REJOIN_SECONDS = 90.0
 LOOK_SECONDS = 4.0
@@ -24,7 +24,11 @@ class Rejoining(Fault):
 
     async def kill_some(self) -> list[int]:
         field = self.field
-        self._victims = field.some(field.random.randint(1, max(1, field.minority)))
+        groups = await field.view.groups()
+        most = min(((group.replicas - 1) // 2 for group in groups), default=0)
+        if most < 1:
+            raise Skipped("a group has too few replicas to lose one, or nobody says how many there are")
+        self._victims = field.some(field.random.randint(1, most))
         await asyncio.gather(*(field.cluster.kill(victim) for victim in self._victims))
         return self._victims
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from jepsen.__main__ import app
 from jepsen.cluster import ROOT
 from jepsen.report import write_all
 from jepsen.store import read_json
@@ -119,8 +121,7 @@ def test_a_run_that_says_nothing_does_not_pass(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_cannot_be_had_are_refused(tmp_path: Path, options: list[str], reason: str) -> None:
-    command = [sys.executable, "-m", "jepsen", "test", f"--store={tmp_path}", *options]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert reason in " ".join(ended.stderr.replace("│", " ").split())
+    ended = CliRunner().invoke(app, ["test", f"--store={tmp_path}", *options])
+    assert ended.exit_code == 2
+    assert reason in " ".join(ended.output.replace("│", " ").split())
     assert list(tmp_path.iterdir()) == []

@@ -32,5 +32,10 @@ def test_a_sixth_node_learns_in_the_control_group_for_good() -> None:
     assert not complete(0, [VOTER] * 5 + [ABSENT], 5, nodes=6)
 
 
+def test_how_many_replicas_a_group_has_bounds_what_it_may_lose() -> None:
+    found = {"group": 2, "leader": 1, "partitions": 0, "replication_factor": 3, "replicas": [VOTER] * 3}
+    assert _group(found, 5).replicas == 3
+
+
 def test_elsewhere_a_learner_is_on_its_way_to_vote_or_to_go() -> None:
     assert not complete(3, [VOTER] * 3 + [LEARNER], 3, nodes=5)
