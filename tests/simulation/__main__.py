@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from .plants import PLANTS
-from .runner import Result, run_brokers, run_groups, run_pipelines, run_seed, run_transactions
+from .runner import Result, run_brokers, run_groups, run_pipelines, run_seed, run_transactions, run_webhooks
 
 PROGRESS_SECONDS = 5.0
 RUNS = {
@@ -24,6 +24,7 @@ RUNS = {
     "pipelines": run_pipelines,
     "transactions": run_transactions,
     "groups": run_groups,
+    "webhooks": run_webhooks,
 }
 
 
@@ -105,6 +106,7 @@ def main() -> int:
         ("pipelines", "clients that speak to leaders and have several batches under way"),
         ("transactions", "transactions"),
         ("groups", "members of consumer groups"),
+        ("webhooks", "a webhook"),
     ):
         whole.add_argument(
             f"--{what}",

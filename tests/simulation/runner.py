@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from .brokers import BrokerCluster
 from .cluster import Cluster, Plan
+from .hooks import HookCluster, Receiver
 from .lives import Lives
 from .loop import VirtualLoop, run_simulation
 from .members import MemberCluster, members_script
@@ -172,6 +173,31 @@ def run_groups(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Resul
         await members_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
 
     return _judged(seed, lambda loop: MemberCluster(loop, str(seed), plan, keep_trace), script)
+
+
+def run_webhooks(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
+    """Whole nodes under the same faults, with a webhook on the topic that clients produce to."""
+    quiet()
+    plan = Plan.draw(Random(f"{seed}/plan"), voters)
+
+    async def script(cluster: HookCluster) -> None:
+        random = Random(f"{seed}/script")
+        cluster.receiver = Receiver(cluster, random)
+        for node in cluster.nodes.values():
+            cluster.start(node)
+        await cluster.make_topic(random)
+        await cluster.make_hook(random)
+        until = cluster.loop.time() + random.uniform(4, 10)
+        work = [broker_client(cluster, Random(f"{seed}/client{n}"), until) for n in range(random.randint(1, 3))]
+        if random.random() < 0.3:
+            work.append(cluster.toggle(Random(f"{seed}/toggle"), until))
+        tasks = [asyncio.create_task(one) for one in work]
+        await Nemesis(cluster, Random(f"{seed}/nemesis")).run(until - cluster.loop.time())
+        settled = asyncio.create_task(cluster.settle())
+        await asyncio.gather(*tasks, settled)
+        await cluster.verify()
+
+    return _judged(seed, lambda loop: HookCluster(loop, str(seed), plan, keep_trace), script)
 
 
 def quiet() -> None:
