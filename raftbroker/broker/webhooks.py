@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from consensus.errors import ConsensusError
+from consensus.errors import ConsensusError, Refused
 from raftbroker.broker.consumer_groups import ConsumerGroups
 from raftbroker.broker.context import CONTROL, WEBHOOKS_FEATURE, Context
 from raftbroker.broker.controller import Controller
@@ -19,6 +19,7 @@ from raftbroker.broker.errors import (
     InvalidRequest,
     Unavailable,
     UnknownConsumerGroup,
+    UnknownOutcome,
     UnknownWebhook,
 )
 from raftbroker.broker.fetch import Fetcher
@@ -237,7 +238,7 @@ class Webhooks:
             deadline,
             Mode.REPEATABLE,
         )
-        await self._context.control_reached(index, max(0.1, _left(deadline)))
+        await self._visible(index, deadline, f"webhook {name} was deleted")
         if webhook.topic:
             try:
                 await self._groups.delete(webhook.group, timeout=max(1.0, _left(deadline)))
@@ -277,7 +278,13 @@ class Webhooks:
             deadline,
             Mode.REPEATABLE,
         )
-        await self._context.control_reached(index, max(0.1, _left(deadline)))
+        await self._visible(index, deadline, f"webhook {request.name} was changed")
+
+    async def _visible(self, index: int, deadline: float, done: str) -> None:
+        try:
+            await self._context.control_reached(index, max(0.1, _left(deadline)))
+        except Refused as error:
+            raise UnknownOutcome(f"{done}, but this node has not seen it yet: {error}") from error
 
     # --- on the control leader ----------------------------------------------------------------------------
 
