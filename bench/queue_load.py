@@ -20,6 +20,8 @@ from bench.results import QueuePhase, QueueRate, quantile
 
 LOCK_MS = 3_600_000
 """No lock runs out while it is measured."""
+WAIT_MS = 5_000
+"""A receive that does not wait may be told of nothing while others are being decided."""
 JSON = "application/json"
 _PAUSE_SECONDS = 0.1
 
@@ -115,7 +117,9 @@ class Client:
         """None once the queue is empty."""
         raw = self._made.get(("receive", count))
         if raw is None:
-            raw = self._made["receive", count] = self._make("receive", {"max_messages": count, "lock_ms": LOCK_MS})
+            raw = self._made["receive", count] = self._make(
+                "receive", {"max_messages": count, "lock_ms": LOCK_MS, "wait_ms": WAIT_MS}
+            )
         answer = self._ask(raw)
         if answer is None:
             return 0
