@@ -46,7 +46,7 @@ targets:
   Raft, 200 B, 64 in flight     >= 10 x the rate of one at a time
   Raft, 16 KiB and 1 MiB        bytes, each entry counted three times, >= half of the raw bandwidth
   HTTP produce, 1 KiB by 500    >= 60 MB for each CPU second of the leader's process
-  librdkafka produce, 1 KiB     the client takes more CPU than any node, and so is what limits, with a core each
+  librdkafka produce, 1 KiB     the client waits for the cluster <= 10 % of the time: it is what limits, not the cluster
   queue, a million in it        >= 0.8 x the rates with a thousand in it, for each of send, receive and acknowledge
   kill -9 of a leader           median < 1 s until the next acknowledged write
   planned transfer              median < 100 ms

@@ -42,6 +42,20 @@ class KafkaLoadResult(msgspec.Struct, frozen=True):
     median_ms: float = 0.0
     """Of a record from end to end, where that was looked at."""
     p99_ms: float = 0.0
+    waited: float = 0.0
+    """Seconds in which the producer could only wait: its queue full, or all handed over and not yet acknowledged."""
+    retries: int = 0
+    """Requests that had to be sent again."""
+
+
+class _BrokerStatistics(msgspec.Struct):
+    txretries: int = 0
+
+
+class _Statistics(msgspec.Struct):
+    """What of librdkafka's is looked at."""
+
+    brokers: dict[str, _BrokerStatistics]
 
 
 class _Sender:
@@ -49,6 +63,8 @@ class _Sender:
 
     def __init__(self, load: KafkaLoad) -> None:
         self._refused: list[KafkaError] = []
+        self.retries = 0
+        self.waited = 0.0
         self.topic = load.topic
         self.producer = Producer(
             {
@@ -58,21 +74,31 @@ class _Sender:
                 "linger.ms": LINGER_MS,
                 "delivery.report.only.error": True,
                 "on_delivery": lambda error, _: self._refused.append(error),
+                "statistics.interval.ms": 500,
+                "stats_cb": self._count,
             }
         )
+
+    def _count(self, text: str) -> None:
+        found = msgspec.json.decode(text, type=_Statistics)
+        self.retries = sum(broker.txretries for broker in found.brokers.values())
 
     def send(self, value: bytes) -> None:
         while True:
             try:
                 self.producer.produce(self.topic, value)
             except BufferError:  # its queue is full
+                began = time.perf_counter()
                 self.producer.poll(0.01)
+                self.waited += time.perf_counter() - began
             else:
                 return
 
     def flush(self) -> None:
         """All that was sent is acknowledged. Raises Failed."""
+        began = time.perf_counter()
         left = self.producer.flush(FLUSH_SECONDS)
+        self.waited += time.perf_counter() - began
         if left or self._refused:
             raise Failed(f"{len(self._refused)} records were refused, {left} not answered: {self._refused[:1]}")
 
@@ -208,9 +234,10 @@ def run(load: KafkaLoad) -> None:
     if case.what == "produce":
         produce(sender, case, load.warm_up)
         _ready()
-        used = time.process_time()
+        used, sender.waited = time.process_time(), 0.0
         records, took = produce(sender, case, load.seconds)
-        _answer(KafkaLoadResult(took, records, time.process_time() - used))
+        used = time.process_time() - used
+        _answer(KafkaLoadResult(took, records, used, waited=sender.waited, retries=sender.retries))
         return
     times = _Times(load)
     try:
@@ -224,7 +251,8 @@ def run(load: KafkaLoad) -> None:
         used = time.process_time() - used
     finally:
         times.end()
-    _answer(KafkaLoadResult(took, records, used, quantile(times.took, 0.5), quantile(times.took, 0.99)))
+    median_ms, p99_ms = quantile(times.took, 0.5), quantile(times.took, 0.99)
+    _answer(KafkaLoadResult(took, records, used, median_ms, p99_ms, sender.waited, sender.retries))
 
 
 def _ready() -> None:

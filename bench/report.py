@@ -125,14 +125,24 @@ def _http(results: list[HttpResult]) -> Table:
     return table
 
 
-KAFKA_COLUMNS = ("records/s", "MB/s", "median", "p99", "CPU-s for a million: client", "busiest node", "all nodes")
+KAFKA_COLUMNS = (
+    "records/s",
+    "MB/s",
+    "median",
+    "p99",
+    "CPU-s for a million: client",
+    "busiest node",
+    "all nodes",
+    "waited",
+    "retries",
+)
 
 
 def _kafka(results: list[KafkaResult]) -> Table:
     table = _table("Through librdkafka", ("case", *KAFKA_COLUMNS))
     for one in results:
         table.add_row(*_kafka_row(one))
-    table.caption = "MB: values alone; median, p99: from one end to the other"
+    table.caption = "MB: values alone; median, p99: end to end; waited: for the cluster, of the time"
     return table
 
 
@@ -147,6 +157,8 @@ def _kafka_row(one: KafkaResult) -> tuple[str, ...]:
         f"{one.cpu_for_a_million(one.client_cpu_seconds):.1f}",
         f"{one.cpu_for_a_million(max(one.cpu_seconds)):.1f}",
         f"{one.cpu_for_a_million(sum(one.cpu_seconds)):.1f}",
+        f"{100 * one.waited / one.seconds:.0f} %" if one.case.what == "produce" else "",
+        str(one.retries),
     )
 
 

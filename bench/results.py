@@ -180,6 +180,10 @@ class KafkaResult(msgspec.Struct, frozen=True):
     median_ms: float
     """From end to end; 0 where that was not looked at."""
     p99_ms: float
+    waited: float
+    """Seconds in which the client could only wait for the cluster: its queue full, or the last answers missing."""
+    retries: int
+    """Requests that the client had to send again."""
 
     @property
     def megabytes(self) -> float:

@@ -72,9 +72,10 @@ def _http(results: list[HttpResult]) -> Iterator[Target]:
 def _kafka(results: list[KafkaResult]) -> Iterator[Target]:
     for result in results:
         if result.case.what == "produce" and result.case.size == KIB:
-            client = result.client_cpu_seconds
-            name = f"librdkafka, {result.case.name}: the busiest node's CPU for the client's"
-            yield Target(name, max(result.cpu_seconds) / client, 1.0, "", True, "the client limits, with a core each")
+            name = f"librdkafka, {result.case.name}: time in which it waited for the cluster"
+            yield Target(
+                name, 100 * result.waited / result.seconds, 10.0, "%", True, "a client that waits is not what limits"
+            )
 
 
 def _queues(result: QueueResult) -> Iterator[Target]:
