@@ -125,6 +125,7 @@ async def aiokafka(command: str, bootstrap: str, topic: str, *rest: str) -> None
             heartbeat_interval_ms=1000,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
+            metadata_max_age_ms=10_000,  # as docs/kafka-clients.md says, and why
         )
         async with consumer:
             while not stopped.is_set():
