@@ -10,6 +10,8 @@ from jepsen.node import DELAY_FILE
 BUSY_MS = 500
 """How long each fsync takes of a disk that is busy as the power goes."""
 BEHIND_SECONDS = 3.0
+ROLL_SECONDS = 20.0
+"""How long a rolling restart waits for a node before it goes on with the next."""
 
 
 class Victims(Fault):
@@ -69,9 +71,11 @@ class Pause(Victims):
 
 
 class Restart(Fault):
-    """Every node in turn is stopped in good order and started again, the next when it is ready."""
+    """Every node in turn is stopped in good order and started again, the next when it is ready, or does not get ready
+    for long: others may be down meanwhile. Whether all come back is looked at when everything has ended."""
 
     name = "restart"
+    settles = True
     variants = ("rolling",)
 
     async def begin(self) -> str:
@@ -81,7 +85,9 @@ class Restart(Fault):
     async def _roll(self) -> None:
         for number in self.field.numbers:
             await self.field.cluster.terminate(number)
-            await self.field.cluster.run(number)
+            await self.field.cluster.run(number, wait=False)
+            with contextlib.suppress(TimeoutError):
+                await self.field.cluster.ready(number, ROLL_SECONDS)
             await asyncio.sleep(0.5)
 
     async def end(self) -> None:

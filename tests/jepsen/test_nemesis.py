@@ -119,3 +119,35 @@ def test_what_must_settle_is_waited_for_once_everything_has_ended(
         return Slow.steps
 
     assert asyncio.run(one_round()) == ["begins", "began", "ends", "ended", "after settling"]
+
+
+def test_a_rolling_restart_goes_on_without_a_node_that_cannot_be_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for a majority that another fault had taken, and was called stuck."""
+    done: list[str] = []
+
+    async def terminate(self: Cluster, number: int) -> None:
+        done.append(f"stop {number}")
+
+    async def run(self: Cluster, number: int, *, wait: bool = True) -> None:
+        assert not wait
+        done.append(f"start {number}")
+
+    async def ready(self: Cluster, number: int, seconds: float = 60.0) -> None:
+        raise TimeoutError(f"node {number} was not ready within {seconds:.0f} s")
+
+    monkeypatch.setattr(Cluster, "terminate", terminate)
+    monkeypatch.setattr(Cluster, "run", run)
+    monkeypatch.setattr(Cluster, "ready", ready)
+    monkeypatch.setattr(Field, "numbers", [1, 2])
+    field = Field(Cluster(tmp_path, NamespaceNetwork()), View([NOBODY]), Random(1), 2)
+
+    async def roll() -> None:
+        restart = FAULTS["restart"](field, "rolling")
+        await restart.begin()
+        await restart.end()
+
+    asyncio.run(roll())
+    assert done == ["stop 1", "start 1", "stop 2", "start 2"]
+    assert FAULTS["restart"].settles
