@@ -33,6 +33,8 @@ SHALLOW = 1_000
 FILL_BATCH = 1_000
 FILL_SECONDS_MAX = 600.0
 STEADY_SECONDS = 2.5
+REST_SECONDS_MAX, REST_LOOK_SECONDS, REST_SHARE = 120.0, 2.0, 0.1
+"""It rests when it has used less than this share of a core between two looks."""
 LONG_SECONDS = 60.0
 """Receiving and acknowledging what was sent ends by itself; beyond this something is wrong."""
 
@@ -193,11 +195,21 @@ class QueueBench:
         reached = self._depth(name, leader)
         if reached != depth:
             raise Failed(f"the queue has {reached} messages where {depth} are due")
-        time.sleep(self._settings.settle)
+        self._rest(leader)
 
     def _purge(self, name: str, leader: int) -> None:
         self._connected(leader, "POST", f"/queues/{name}/purge")
-        time.sleep(self._settings.settle)
+        self._rest(leader)
+
+    def _rest(self, leader: int) -> None:
+        """Until the leader has done what it does in the background: a purged million goes bit by bit."""
+        pid, deadline = self._cluster.pid(leader), time.monotonic() + REST_SECONDS_MAX
+        while time.monotonic() < deadline:
+            before = cpu_seconds(pid)
+            time.sleep(REST_LOOK_SECONDS)
+            if cpu_seconds(pid) - before < REST_SHARE * REST_LOOK_SECONDS:
+                return
+        raise Failed(f"the leader of the queue did not come to rest within {REST_SECONDS_MAX:g} s")
 
     def _depth(self, name: str, leader: int) -> int:
         return msgspec.json.decode(self._connected(leader, "GET", f"/queues/{name}"), type=_Depth).depth
