@@ -43,8 +43,9 @@ class Watch:
         self._path = path
         self._leaders: dict[tuple[int, int], tuple[int, str]] = {}
         """(group, term) -> who leads in it."""
-        self._reached: dict[tuple[int, int, str, int], tuple[int, int]] = {}
-        """(pid, group, directory, node) -> the highest commit and applied index it has shown."""
+        self._reached: dict[tuple[int, int, int, str, int], tuple[int, int]] = {}
+        """(node asked, pid, group, directory, node) -> the highest commit and applied index it has shown. What one node
+        tells of another may be older than what a third told before; what it tells itself goes on in order."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -70,10 +71,10 @@ class Watch:
             same = {n for n in now if pids.get(n) == now[n]}
             file.write(answer.body.decode() + "\n")
             for group in groups:
-                self._judge(group, {n: pid for n, pid in now.items() if n in same})
+                self._judge(number, group, {n: pid for n, pid in now.items() if n in same})
             return
 
-    def _judge(self, group: Group, pids: dict[int, int]) -> None:
+    def _judge(self, asked: int, group: Group, pids: dict[int, int]) -> None:
         for replica in group.replicas:
             who = replica.node, replica.uuid
             if replica.role == "leader":
@@ -83,7 +84,7 @@ class Watch:
             pid = pids.get(replica.node)
             if pid is None or replica.role == "absent":
                 continue
-            key = pid, group.group, replica.uuid, replica.node
+            key = asked, pid, group.group, replica.uuid, replica.node
             commit, applied = self._reached.get(key, (0, 0))
             if replica.commit < commit or replica.applied < applied:
                 text = f"group {group.group} on node {replica.node}: commit {commit} to {replica.commit}, applied"

@@ -175,8 +175,8 @@ class Topics:
             return TopicView(name, "", factor, checked, (), 0)
         await self._visible(index, deadline, f"topic {name} was created")
         topic = self._context.control.topic_by_id(topic_id)
-        if topic is None:
-            raise UnknownTopic(f"topic {name} was created, and deleted again meanwhile", field="topic_name")
+        if topic is None:  # it was created, and somebody has deleted it since: that was done which was asked for
+            return TopicView(name, topic_id, factor, checked, (), 0)
         await self._ready({place.group for place in topic.partitions}, deadline)
         return self.view(topic)
 

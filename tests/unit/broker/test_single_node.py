@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from raftbroker.broker import errors
+from raftbroker.broker.topics import Topics
 from raftbroker.broker.views import Idempotency
 from raftbroker.state.batch import decode_batch
 from raftbroker.state.partition import PartitionMachine
@@ -50,6 +51,29 @@ def test_life_of_a_topic(tmp_path: Path) -> None:
             await broker.delete_topic("orders")
             with pytest.raises(errors.UnknownTopic):
                 await broker.produce("orders", 0, batch_of(b"x"))
+            assert await broker.list_topics() == []
+
+    asyncio.run(main())
+
+
+def test_a_topic_that_is_deleted_while_its_creation_is_answered_was_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by a chaos run: it was answered with 404, which says that nothing was done."""
+
+    async def main() -> None:
+        async with cluster(tmp_path, 1) as (node,):
+            broker = node.broker
+            visible = Topics._visible
+
+            async def deleted_when_visible(self: Topics, index: int, deadline: float, done: str) -> None:
+                await visible(self, index, deadline, done)
+                monkeypatch.setattr(Topics, "_visible", visible)
+                await broker.delete_topic("orders")
+
+            monkeypatch.setattr(Topics, "_visible", deleted_when_visible)
+            created = await broker.create_topic("orders", 3)
+            assert (created.name, created.partitions) == ("orders", ())
             assert await broker.list_topics() == []
 
     asyncio.run(main())
