@@ -59,6 +59,7 @@ class Worker:
                 "bootstrap.servers": self.bootstrap,
                 "transactional.id": self.transactional_id,
                 "transaction.timeout.ms": 30_000,
+                "metadata.recovery.strategy": "none",  # docs/kafka-clients.md says why
                 "linger.ms": 2,
                 "log_level": 0,
             }
