@@ -80,6 +80,7 @@ class TopicRun:
                     await self._commit()
                     begun = True
                 if not await self._step():
+                    self.progress.status.failures = 0  # it is not failing where nothing is to be delivered
                     await self._wait_for_more()
             except OffsetOutOfRange as error:
                 await self._out_of_range(error)
