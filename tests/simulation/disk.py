@@ -21,6 +21,8 @@ from raftbroker.storage.engine import DELETE, FAMILIES, PUT, Batch, Family
 
 from .loop import PROCESS
 
+ROOMY = 1 << 40
+"""The capacity of a disk that is not full."""
 Undo = list[tuple[str, bytes, bytes | None]]
 """(family, key, the value before or None), in the order of the changes."""
 
@@ -131,7 +133,7 @@ class Pace:
 class Platter:
     """One node's disk, through all its lives. `written` and `synced` count batches: a crash leaves a number between."""
 
-    def __init__(self, random: Random, capacity: int = 1 << 40) -> None:
+    def __init__(self, random: Random, capacity: int = ROOMY) -> None:
         self.random = random
         self.capacity = capacity
         self.pace = Pace()

@@ -145,7 +145,9 @@ class HookCluster(BrokerCluster):
             call = partial(self.broker(node).webhooks.pause, NAME, not paused, timeout=2.0)
             try:
                 await self.ask(node, call, 12.0)
-            except (Retriable, UnknownOutcome):
+            except (Retriable, UnknownOutcome) as error:
+                if self.loop.time() > until + ARRIVAL_SECONDS:
+                    raise Violation(f"cannot be resumed through node {node.id}: {error}\n{self.describe()}") from error
                 continue
             paused = not paused
 

@@ -23,7 +23,7 @@ from consensus.status import GroupLimits
 from consensus.transport import Peer
 
 from .checks import Checks, Violation
-from .disk import Platter, SimDisk, SimEngine
+from .disk import ROOMY, Platter, SimDisk, SimEngine
 from .loop import Process, VirtualLoop
 from .machines import ValueLog, Watched
 from .network import Network, SimTransport, Weather
@@ -355,7 +355,7 @@ class Lives:
             node.platter.stuck = node.platter.failing = False
             if node.disk is not None:
                 node.disk.on_stage = lambda stage: None
-            node.platter.capacity = 1 << 40
+            node.platter.capacity = ROOMY
             if node.up and node.rotten:
                 self.crash(node)
             if not node.up:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Protocol
 
-from .disk import STAGES, Pace
+from .disk import ROOMY, STAGES, Pace
 from .lives import SimNode
 from .loop import VirtualLoop
 from .network import Network
@@ -173,9 +173,8 @@ class Nemesis:
     async def full_disk(self) -> None:
         node = self._some()
         if node is not None:
-            free = node.platter.capacity
             node.platter.capacity = node.platter.current.size + self.random.randint(0, 2000)
-            self.cluster.later(self.random.uniform(0.5, 4), setattr, node.platter, "capacity", free)
+            self.cluster.later(self.random.uniform(0.5, 4), setattr, node.platter, "capacity", ROOMY)
 
     async def failing_disk(self) -> None:
         """Its next sync fails: the node can promise nothing any more and stops."""
