@@ -1,7 +1,8 @@
 """Runs many seeds and says which fail, and how to run one of them again.
 
 Exit status 0 only if all passed. A seed stands for the same run on every machine that has the same code, whatever its
-hash seed. With `--replay SEED --trace` one run is printed whole: every message delivered and every fault.
+hash seed. With `--replay SEED --trace` one run is printed whole: every message delivered and every fault. `--plant BUG`
+alone plants a bug and looks for a seed that catches it: exit status 0 if one does.
 """
 
 import argparse
@@ -67,6 +68,22 @@ def replay(seed: int, voters: int, trace: bool, plant: str | None, what: str) ->
     return 1 if result.error is not None else 0
 
 
+def look_for(name: str) -> int:
+    """Plants a bug and runs seed after seed until one catches it, from the one that did when it was written."""
+    began = time.monotonic()
+    plant = PLANTS[name]
+    for seed in range(plant.found_at, plant.found_at + plant.tries):
+        error = plant.run(seed).error
+        if error is not None:
+            said = (str(error).splitlines() or [""])[0]
+            took = f"{seed - plant.found_at + 1} seeds, {time.monotonic() - began:.0f} s"
+            say(f"{name}: seed {seed} catches it, after {took}: {type(error).__name__}: {said}")
+            say(f"    again: python -m tests.simulation --replay {seed} --plant {name} --trace")
+            return 0
+    say(f"{name}: {plant.tries} seeds from {plant.found_at} on do not catch it")
+    return 1
+
+
 def counted(counts: Counter[str]) -> str:
     return ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
 
@@ -119,10 +136,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes (one per core)")
     parser.add_argument("--replay", type=int, metavar="SEED", help="run this seed alone")
     parser.add_argument("--trace", action="store_true", help="with --replay: print every message and fault")
-    parser.add_argument("--plant", choices=sorted(PLANTS), help="with --replay: with this bug planted")
+    parser.add_argument("--plant", choices=sorted(PLANTS), help="with this bug planted; alone: look for it")
     options = parser.parse_args()
     if options.replay is not None:
         return replay(options.replay, options.nodes, options.trace, options.plant, options.what)
+    if options.plant is not None:
+        return look_for(options.plant)
     return many(options.first, options.seeds, options.nodes, options.jobs, options.what)
 
 
