@@ -1,21 +1,23 @@
 """`python -m jepsen cover`: the runs that together try every pair, one after the other, in one sitting or in many.
 
 Every run is a `python -m jepsen test` of its own. What came of it is a line of `STORE/cover-SEED.jsonl`; runs that have
-a line are not run again, unless they are named. A run that could not tell counts as run: its line says so.
+a line are not run again, unless they are named. A run that could not tell counts as run: its line says so. Once the
+plan is done, further runs are drawn for pairs that did not come in it, until there were so many minutes in all.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import msgspec
 
 from jepsen import store
-from jepsen.apart import Outcome, run_apart
+from jepsen.apart import COULD_NOT_RUN, Outcome, run_apart
 from jepsen.availability import Availability, FaultFigures, summary
 from jepsen.faults import FAULTS
-from jepsen.pairs import Pair, Planned, plan
+from jepsen.pairs import Pair, Planned, every_pair, one_more, plan
 
 LOADS: dict[str, tuple[str, ...]] = {
     "log over HTTP": ("--workload=log",),
@@ -54,7 +56,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Cover:
-    """What is planned, and how each run is done. Seconds; `budget` bounds this sitting."""
+    """What is planned, and how each run is done. Seconds; `budget` bounds this sitting, `minutes` is what all sittings
+    are to come to."""
 
     seed: int
     time_limit: float
@@ -63,6 +66,7 @@ class Cover:
     together: int
     folder: Path
     budget: float
+    minutes: float = 0.0
 
     @property
     def path(self) -> Path:
@@ -84,19 +88,38 @@ class Cover:
         planned = self.plan()
         done = self.rows().keys() - again
         left = [number for number in range(1, len(planned) + 1) if number not in done]
-        while left:
+        while left or self.minutes_done() < self.minutes:
             if time.monotonic() + self.time_limit + AROUND_SECONDS > ends:
                 say(f"no time for another run; {len(left)} of {len(planned)} are left")
                 break
-            row = self._one(left.pop(0), planned)
+            number = left.pop(0) if left else max(self.rows()) + 1
+            row = self._one(number, planned[number - 1] if number <= len(planned) else self.further(number))
             with self.path.open("ab") as file:
                 file.write(msgspec.json.encode(row) + b"\n")
             run = f"{row.run} of {len(planned)}: {row.load}, {row.nodes} nodes, {', '.join(row.faults)}"
             say(f"{run}: {row.outcome.text}")
+            if number > len(planned) and row.outcome.verdict == COULD_NOT_RUN:
+                break  # the next would not, either
         return len(left)
 
-    def _one(self, number: int, planned: list[Planned]) -> Row:
-        this, seed = planned[number - 1], self.seed * 1000 + number
+    def minutes_done(self) -> float:
+        """Of load and faults."""
+        return sum(row.seconds for row in self.rows().values() if row.outcome.operations) / 60
+
+    def pairs(self) -> tuple[set[Pair], set[Pair]]:
+        """(those there are, those that came)."""
+        return every_pair(list(LOADS), NODES, list(FAULTS)), {
+            pair for row in self.rows().values() for pair in row.pairs
+        }
+
+    def further(self, number: int) -> Planned:
+        """A run beyond the plan, for what has not come yet."""
+        every, tried = self.pairs()
+        random = Random(f"cover {self.seed}, run {number}")
+        return one_more(list(LOADS), NODES, list(FAULTS), self.together, every - tried, random)
+
+    def _one(self, number: int, this: Planned) -> Row:
+        seed = self.seed * 1000 + number
         began = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         arguments = [
             *(*LOADS[this.load], f"--nodes={this.nodes}", f"--faults={','.join(this.faults)}", f"--seed={seed}"),
@@ -119,17 +142,14 @@ def table(cover: Cover) -> Iterator[str]:
             f"| {row.run} | {row.load} | {row.nodes} | {', '.join(row.faults)} | {done.broken} | {done.operations:,} "
             f"| {share} | {done.verdict}{found} |"
         )
-    planned = cover.plan()
-    pairs = {pair for each in planned for pair in each.pairs}
-    tried = {pair for row in rows for pair in row.pairs}
-    minutes = sum(row.seconds for row in rows if row.outcome.operations) / 60
+    every, tried = cover.pairs()
     operations = sum(row.outcome.operations for row in rows)
     yield ""
     yield from _availability(rows)
     yield ""
     yield (
-        f"{len(rows)} of {len(planned)} runs, {minutes:.0f} minutes of load and faults, {operations:,} operations; "
-        f"{len(pairs & tried)} of {len(pairs)} pairs tried."
+        f"{len(rows)} runs, {cover.minutes_done():.0f} minutes of load and faults, {operations:,} operations; "
+        f"{len(every & tried)} of {len(every)} pairs tried."
     )
 
 

@@ -35,16 +35,10 @@ def plan(loads: Sequence[str], nodes: Sequence[int], faults: Sequence[str], toge
     if not 2 <= together <= len(faults):
         raise ValueError(f"a run rotates 2 to {len(faults)} faults, not {together}")
     random = Random(f"cover {seed}")
-    counts = [f"{count} nodes" for count in nodes]
-    kinds = (loads, counts, faults)
-    left = {
-        *(frozenset((a, b)) for one, other in itertools.combinations(kinds, 2) for a in one for b in other),
-        *(frozenset(pair) for pair in itertools.combinations(faults, 2)),
-    }
+    left = every_pair(loads, nodes, faults)
     runs: list[Planned] = []
     while left:
-        drawn = [_draw(loads, nodes, faults, together, random) for _ in range(CANDIDATES)]
-        best = max(drawn, key=lambda planned: len(planned.pairs & left))
+        best = one_more(loads, nodes, faults, together, left, random)
         if not best.pairs & left:
             continue
         runs.append(best)
@@ -52,5 +46,21 @@ def plan(loads: Sequence[str], nodes: Sequence[int], faults: Sequence[str], toge
     return runs
 
 
-def _draw(loads: Sequence[str], nodes: Sequence[int], faults: Sequence[str], together: int, random: Random) -> Planned:
-    return Planned(random.choice(loads), random.choice(nodes), tuple(sorted(random.sample(faults, together))))
+def every_pair(loads: Sequence[str], nodes: Sequence[int], faults: Sequence[str]) -> set[Pair]:
+    """Of two different kinds, and of two faults."""
+    kinds = (loads, [f"{count} nodes" for count in nodes], faults)
+    return {
+        *(frozenset((a, b)) for one, other in itertools.combinations(kinds, 2) for a in one for b in other),
+        *(frozenset(pair) for pair in itertools.combinations(faults, 2)),
+    }
+
+
+def one_more(
+    loads: Sequence[str], nodes: Sequence[int], faults: Sequence[str], together: int, left: set[Pair], random: Random
+) -> Planned:
+    """Of many drawn, the run that has most of the pairs that are `left`."""
+    drawn = [
+        Planned(random.choice(loads), random.choice(nodes), tuple(sorted(random.sample(faults, together))))
+        for _ in range(CANDIDATES)
+    ]
+    return max(drawn, key=lambda planned: len(planned.pairs & left))

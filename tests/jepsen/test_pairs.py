@@ -1,10 +1,13 @@
 """The plan of a cover: every pair, no run too many, the same for the same seed."""
 
 import itertools
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from jepsen.cover import LOADS, NODES
+from jepsen.apart import Outcome
+from jepsen.cover import LOADS, NODES, Cover, Row
 from jepsen.faults import FAULTS
 from jepsen.pairs import plan
 
@@ -35,3 +38,18 @@ def test_a_seed_stands_for_one_plan() -> None:
 def test_a_run_has_room_for_two_faults_at_least_and_for_all_at_most(together: int) -> None:
     with pytest.raises(ValueError, match="a run rotates 2 to 14 faults"):
         plan(list(LOADS), NODES, list(FAULTS), together, seed=1)
+
+
+def test_beyond_the_plan_comes_what_its_runs_did_not_come_to(tmp_path: Path) -> None:
+    cover = Cover(1, 120.0, 40.0, 8, TOGETHER, tmp_path, 0.0)
+    with cover.path.open("wb") as file:
+        for number, run in enumerate(cover.plan(), 1):
+            came = tuple(fault for fault in run.faults if fault != "wipe" or run.load != "txn")
+            outcome = Outcome("valid", operations=100, ok=100, faults=came)
+            row = Row(number, run.load, run.nodes, run.faults, number, "", cover.time_limit, outcome)
+            file.write(msgspec.json.encode(row) + b"\n")
+    every, tried = cover.pairs()
+    assert frozenset(("txn", "wipe")) in every - tried
+    further = cover.further(len(cover.plan()) + 1)
+    assert (further.load, "wipe" in further.faults) == ("txn", True)
+    assert cover.minutes_done() == 2 * len(cover.plan())
