@@ -11,7 +11,7 @@ BUSY_MS = 500
 """How long each fsync takes of a disk that is busy as the power goes."""
 BEHIND_SECONDS = 3.0
 ROLL_SECONDS = 20.0
-"""How long a rolling restart waits for a node before it goes on with the next."""
+"""How long it is waited for a node that starts, by what goes on all the same when it does not come."""
 
 
 class Victims(Fault):
@@ -99,7 +99,8 @@ class PowerLoss(Victims):
     were busy when it happened, so that much was on its way to them.
 
     `behind`: a minority is away, and misses what is written; then one of those that were there loses power, the others
-    stop, and it goes on with those that were away: what it had acknowledged and not synced is gone from a majority."""
+    stop, and it goes on with those that were away: what it had acknowledged and not synced is gone from a majority. It
+    is a leader, or a follower of a leader that stops; that one comes back once the others have had time without it."""
 
     name = "power"
     variants = ("all", "majority", "one", "behind", "leader-of-data", "leader-of-control")
@@ -136,16 +137,20 @@ class PowerLoss(Victims):
     async def _behind(self) -> str:
         field = self.field
         leaders = await field.view.leaders("data") or await field.view.leaders("shard") or field.numbers
-        victim = field.random.choice(leaders)
-        others = [node for node in field.numbers if node != victim]
+        leader = field.random.choice(leaders)
+        others = [node for node in field.numbers if node != leader]
         field.random.shuffle(others)
-        behind, self.down = others[: len(field.numbers) // 2], others[len(field.numbers) // 2 :]
+        victim, stopped = (leader, others.pop()) if field.random.random() < 0.5 else (others.pop(), leader)
+        minority = len(field.numbers) // 2
+        behind, self.down = others[:minority], [stopped, *others[minority:]]
         await asyncio.gather(*(field.cluster.kill(node) for node in behind))
         await asyncio.sleep(BEHIND_SECONDS)
         lost = await self._cut_power([victim], busy=True)
         await asyncio.gather(*(field.cluster.kill(node) for node in self.down))
         self.victims = [*behind, victim]
         await asyncio.gather(*(field.cluster.run(node, wait=False) for node in self.victims))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.gather(*(field.cluster.ready(node, ROLL_SECONDS) for node in self.victims))
         return f"nodes {sorted(behind)} behind, {victim} lost {lost[0]} unsynced bytes, nodes {sorted(self.down)} down"
 
     async def end(self) -> None:

@@ -3,7 +3,8 @@ linearizable.
 
 Only configs that change nothing in the broker are used. A few registers are busy at a time, each for a bounded number
 of operations, so that the checker's search stays small; then come the next ones. A register that was never set holds
-nil.
+nil. Every third worker only reads, from one node and never for long, so that a node that should not answer is asked
+also when whatever is written through it hangs.
 """
 
 import itertools
@@ -30,6 +31,10 @@ BUSY = 4
 OPERATIONS = 80
 """Of one register before the next one's turn comes."""
 VALUE_FIRST = 1000
+READERS = 3
+"""Every so manieth worker only reads, from its own node..."""
+READ_SECONDS = 0.5
+"""... for so long."""
 
 
 class RegisterWorkload(Workload):
@@ -53,12 +58,18 @@ class RegisterWorkload(Workload):
             await self.make_topic(http, topic_name(topic), 1)
 
     def client(self, process: int, worker: int) -> "RegisterClient":
-        return RegisterClient(self.setting.urls, self.cluster_id, process)
+        urls = self.setting.urls
+        if self._only_reads(worker):
+            return RegisterClient(Http([urls[worker // READERS % len(urls)]], 0, READ_SECONDS), self.cluster_id)
+        return RegisterClient(Http(urls, process), self.cluster_id)
+
+    def _only_reads(self, worker: int) -> bool:
+        return worker % READERS == READERS - 1
 
     def next(self, worker: int, random: Random) -> Op:
         turn = next(self._drawn) // (OPERATIONS * BUSY)
         key = (turn * BUSY + random.randrange(BUSY)) % (TOPICS * len(CONFIGS))
-        if random.random() < 0.5:
+        if not self._only_reads(worker) and random.random() < 2 / 3:
             return Op("write", (key, next(self._values)), keys=(0,))
         return Op("read", (key, None))
 
@@ -70,10 +81,10 @@ class RegisterWorkload(Workload):
 
 
 class RegisterClient(Client):
-    """Reads and writes through one node, until that one is away."""
+    """Reads and writes through one node, until that one is away and `http` knows another."""
 
-    def __init__(self, urls: list[str], cluster_id: str, process: int) -> None:
-        self._http = Http(urls, process)
+    def __init__(self, http: Http, cluster_id: str) -> None:
+        self._http = http
         self._base = f"/v3/clusters/{cluster_id}/topics"
 
     async def close(self) -> None:
