@@ -203,6 +203,10 @@ def prove_plants(
     """Plants bugs, each in turn, and shows that the test made for it finds it. Exits with 0 if all were found."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     unknown = sorted(set(named or ()) - plants.PROOFS.keys())
+    for plant in unknown:
+        if plant in plants.names():
+            again = f"python -m tests.simulation --plant {plant}"
+            raise typer.BadParameter(f"a cluster cannot show {plant} in minutes; the simulation does: {again}")
     if unknown:
         raise typer.BadParameter(f"no test is known to find {', '.join(unknown)}; there are {', '.join(plants.PROOFS)}")
     prover = Prover(time_limit, tries, seed, folder)

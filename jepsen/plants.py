@@ -204,15 +204,9 @@ PROOFS: dict[str, Proof] = {
         "register", "partition:leader-of-control", ("--hold=3", "--quiet=2", "--rate=150", "--concurrency=150")
     ),
     "snapshot-without-its-records": Proof("log", "kill:one,partition:one"),
-    "snapshot-acknowledged-early": Proof("log", "power:behind,power:all"),
     "applied-ahead-of-state": Proof("queue", "kill:all"),
-    "unchecked-rows": Proof("log", "damage:bits-in-log,damage:bits-in-tables"),
-    "truncates-matching-entries": Proof("log", "lossy:all,power:all"),
-    "learners-count": Proof("log", "wipe:simple,membership"),
-    "vote-before-fsync": Proof("log", "power:all,slow-disk:all"),
-    "vote-not-persisted": Proof("log", "kill:all"),
 }
-"""Those of the simulation's that are not here need a schedule that only the simulation plays."""
+"""Those of the simulation's that are not here need a schedule that a cluster does not meet in minutes."""
 
 
 def names() -> list[str]:
