@@ -9,6 +9,7 @@ import pytest
 
 from jepsen.cluster import Cluster
 from jepsen.faults import FAULTS, Fault, Field, chosen
+from jepsen.faults.processes import PowerLoss
 from jepsen.nemesis import Nemesis, Rhythm
 from jepsen.net import NamespaceNetwork
 from jepsen.recorder import Recorder
@@ -151,3 +152,53 @@ def test_a_rolling_restart_goes_on_without_a_node_that_cannot_be_ready(
     asyncio.run(roll())
     assert done == ["stop 1", "start 1", "stop 2", "start 2"]
     assert FAULTS["restart"].settles
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_power_goes_from_a_leader_or_from_the_follower_of_one_that_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """What a follower had acknowledged and not synced was kept by its leader, which was back too soon."""
+    numbers = list(range(1, count + 1))
+    down: set[int] = set()
+
+    async def kill(self: Cluster, number: int) -> None:
+        down.add(number)
+
+    async def run(self: Cluster, number: int, *, wait: bool = True) -> None:
+        down.discard(number)
+
+    async def ready(self: Cluster, number: int, seconds: float = 60.0) -> None:
+        assert number not in down
+
+    async def leaders(self: View, kind: str) -> list[int]:
+        return [1]
+
+    async def power(self: PowerLoss, victims: list[int], *, busy: bool) -> list[int]:
+        assert busy
+        lost.append((victims[0], frozenset(down)))
+        down.update(victims)
+        return [100]
+
+    for name, replacement in (("kill", kill), ("run", run), ("ready", ready)):
+        monkeypatch.setattr(Cluster, name, replacement)
+    monkeypatch.setattr(View, "leaders", leaders)
+    monkeypatch.setattr(PowerLoss, "_cut_power", power)
+    monkeypatch.setattr("jepsen.faults.processes.BEHIND_SECONDS", 0.0)
+    monkeypatch.setattr(Field, "numbers", numbers)
+    lost: list[tuple[int, frozenset[int]]] = []
+
+    async def rounds() -> None:
+        field = Field(Cluster(tmp_path, NamespaceNetwork()), View([NOBODY]), Random(1), count)
+        for _ in range(20):
+            fault = PowerLoss(field, "behind")
+            await fault.begin()
+            victim, behind = lost[-1]
+            assert len(behind) == count // 2
+            assert down == set(numbers) - {victim} - behind
+            assert 1 in {victim} | down
+            await fault.end()
+            assert not down
+
+    asyncio.run(rounds())
+    assert {victim == 1 for victim, _ in lost} == {True, False}
