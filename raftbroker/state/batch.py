@@ -30,11 +30,14 @@ _PREFIX = struct.Struct(">qiibI")
 _COVERED = struct.Struct(">hiqqqhii")
 _OFFSET = struct.Struct(">q")
 _EPOCH = struct.Struct(">i")
+_SIZE = struct.Struct(">i")
+_ATTRIBUTES = struct.Struct(">h")
 _CRC = struct.Struct(">I")
 _BEFORE_LENGTH, _AFTER_LENGTH, _AFTER_EPOCH, _CRC_AT, _CRC_FROM, _MAX_TIMESTAMP_AT = 8, 12, 16, 17, 21, 35
+_COUNT_AT = 57
 
 _CRC_PIECE_BYTES = 1 << 16
-_CODEC_MASK = 0x07
+CODEC_MASK = 0x07
 _LOG_APPEND_TIME = 0x08
 TRANSACTIONAL = 0x10
 CONTROL = 0x20
@@ -79,7 +82,7 @@ class BatchHeader(msgspec.Struct, frozen=True, gc=False):
     @property
     def codec(self) -> Codec:
         """Raises BadBatch for a codec that Kafka does not define."""
-        code = self.attributes & _CODEC_MASK
+        code = self.attributes & CODEC_MASK
         if code > Codec.ZSTD:
             raise BadBatch(f"compression codec {code} is not known: use none, gzip, snappy, lz4 or zstd")
         return Codec(code)
@@ -221,6 +224,18 @@ def _crc32c(data: bytes | memoryview, start: int, crc: int = 0) -> int:
     return crc
 
 
+def with_records(data: bytes | memoryview, attributes: int, max_timestamp: int, count: int, packed: bytes) -> bytes:
+    """The batch with other records, already compressed as `attributes` say: `count` of those it had, at the offset and
+    timestamp deltas they had. All else stays: offsets, epochs, producer, sequences, base timestamp."""
+    head = bytearray(data[:HEADER_BYTES])
+    _SIZE.pack_into(head, _BEFORE_LENGTH, HEADER_BYTES - _AFTER_LENGTH + len(packed))
+    _ATTRIBUTES.pack_into(head, _CRC_FROM, attributes)
+    _OFFSET.pack_into(head, _MAX_TIMESTAMP_AT, max_timestamp)
+    _SIZE.pack_into(head, _COUNT_AT, count)
+    _CRC.pack_into(head, _CRC_AT, _crc32c(packed, 0, google_crc32c.value(bytes(head[_CRC_FROM:]))))
+    return b"".join((head, packed))
+
+
 # --- encoding -------------------------------------------------------------------------------------------
 
 
@@ -358,8 +373,8 @@ def decode_batch(data: bytes | memoryview, *, bytes_max: int = DECOMPRESSED_BYTE
         raise BadBatch(f"a header's name is not UTF-8: {error}") from error
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """(number, position behind it); IndexError at the end of the data."""
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """(number, position behind it). Raises BadBatch, or IndexError at the end of the data."""
     byte = data[position]
     if byte < 0x80:
         return (byte >> 1) ^ -(byte & 1), position + 1
@@ -377,7 +392,7 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 def _decode_records(body: bytes, header: BatchHeader) -> list[Record]:
     records: list[Record] = []
-    read, size = _read_varint, len(body)
+    read, size = read_varint, len(body)
     base_timestamp, base_offset, last_delta = header.base_timestamp, header.base_offset, header.last_offset_delta
     position, previous = 0, -1
     append_time = header.max_timestamp if header.log_append_time else None
@@ -430,7 +445,7 @@ def _decode_records(body: bytes, header: BatchHeader) -> list[Record]:
 
 
 def _read_bytes(body: bytes, position: int, end: int) -> tuple[bytes | None, int]:
-    length, position = _read_varint(body, position)
+    length, position = read_varint(body, position)
     if length == -1:
         return None, position
     stop = position + length
@@ -440,7 +455,7 @@ def _read_bytes(body: bytes, position: int, end: int) -> tuple[bytes | None, int
 
 
 def _read_headers(body: bytes, position: int, end: int) -> tuple[tuple[tuple[str, bytes | None], ...], int]:
-    count, position = _read_varint(body, position)
+    count, position = read_varint(body, position)
     if not 0 <= count <= end - position:
         raise BadBatch(f"a record claims {count} headers")
     headers: list[tuple[str, bytes | None]] = []

@@ -1,11 +1,15 @@
-"""Decompression of Kafka's codecs with a bound on what comes out; no length in the input is trusted.
+"""Kafka's codecs. Decompression with a bound on what comes out: no length in the input is trusted.
 
 gzip streams through zlib, which stops at the bound. A raw snappy block names its size, which is checked before anything
 is allocated. lz4 and zstd frames are unpacked into a buffer that grows to the bound and no further, because a frame
 need not say its size. Snappy comes raw or in xerial's framing (snappy-java's stream: a 16-byte header, then blocks each
 behind its length), as Java's clients write it.
+
+Compression, for batches that the broker has to make anew, writes what every client reads: snappy in xerial's framing,
+and lz4 frames of independent blocks, for Java's clients refuse linked ones.
 """
 
+import gzip
 import struct
 import zlib
 from collections.abc import Callable
@@ -17,8 +21,12 @@ from raftbroker.state.errors import BadBatch
 
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
+_XERIAL_VERSIONS = struct.pack(">ii", 1, 1)
+_XERIAL_BLOCK_BYTES = 1 << 15
 _LENGTH = struct.Struct(">i")
 _BUFFER_BYTES_MIN = 1 << 16
+_GZIP_LEVEL = 6
+"""zlib's default, and that of Kafka's clients."""
 
 
 class Codec(IntEnum):
@@ -44,6 +52,29 @@ def decompress(codec: Codec, data: bytes | memoryview, bytes_max: int) -> bytes 
     if len(unpacked) > bytes_max:
         raise _too_large(codec, bytes_max)
     return unpacked
+
+
+def compress(codec: Codec, data: bytes) -> bytes:
+    """What `decompress` makes `data` of again; at the codec's usual level."""
+    if codec is Codec.NONE:
+        return data
+    if codec is Codec.GZIP:
+        return gzip.compress(data, _GZIP_LEVEL, mtime=0)
+    if codec is Codec.SNAPPY:
+        return _xerial(data)
+    if codec is Codec.LZ4:
+        frame = cramjam.lz4.Compressor(content_checksum=False, block_linked=False)
+        frame.compress(data)
+        return bytes(frame.finish())
+    return bytes(cramjam.zstd.compress(data))
+
+
+def _xerial(data: bytes) -> bytes:
+    parts = [_XERIAL_MAGIC, _XERIAL_VERSIONS]
+    for start in range(0, len(data), _XERIAL_BLOCK_BYTES):
+        block = bytes(cramjam.snappy.compress_raw(data[start : start + _XERIAL_BLOCK_BYTES]))
+        parts += (_LENGTH.pack(len(block)), block)
+    return b"".join(parts)
 
 
 def _too_large(codec: Codec, bytes_max: int) -> BadBatch:
