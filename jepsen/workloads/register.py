@@ -27,7 +27,8 @@ CONFIGS = (
     "segment.index.bytes",
     "segment.ms",
 )
-BUSY = 4
+BUSY_MIN, BUSY_OF = 4, 5
+"""How many registers are busy at a time: so many, or one for so many workers."""
 OPERATIONS = 80
 """Of one register before the next one's turn comes."""
 VALUE_FIRST = 1000
@@ -46,6 +47,7 @@ class RegisterWorkload(Workload):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.keys = (0,)
+        self._busy = max(BUSY_MIN, setting.concurrency // BUSY_OF)
         self._values = itertools.count(VALUE_FIRST)
         self._drawn = itertools.count()
 
@@ -67,16 +69,16 @@ class RegisterWorkload(Workload):
         return worker % READERS == READERS - 1
 
     def next(self, worker: int, random: Random) -> Op:
-        turn = next(self._drawn) // (OPERATIONS * BUSY)
-        key = (turn * BUSY + random.randrange(BUSY)) % (TOPICS * len(CONFIGS))
+        turn = next(self._drawn) // (OPERATIONS * self._busy)
+        key = (turn * self._busy + random.randrange(self._busy)) % (TOPICS * len(CONFIGS))
         if not self._only_reads(worker) and random.random() < 2 / 3:
             return Op("write", (key, next(self._values)), keys=(0,))
         return Op("read", (key, None))
 
     async def final(self, worker: int) -> AsyncIterator[Op]:
         """Reads those registers that were busy last, through whatever node the client has."""
-        last = max(0, next(self._drawn) - 1) // (OPERATIONS * BUSY)
-        for key in range(last * BUSY, (last + 1) * BUSY):
+        last = max(0, next(self._drawn) - 1) // (OPERATIONS * self._busy)
+        for key in range(last * self._busy, (last + 1) * self._busy):
             yield Op("read", (key % (TOPICS * len(CONFIGS)), None))
 
 
