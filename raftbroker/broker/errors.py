@@ -90,6 +90,15 @@ class OldRecords(BadRecords):
     """The records have a format from before Kafka 0.11, which is not taken."""
 
 
+class MissingKey(BadRecords):
+    """Records without a key, of a topic that is compacted; `indexes` are their positions in the batch, the first of
+    them, and stay on the node that found them."""
+
+    def __init__(self, message: str, *, indexes: tuple[int, ...] = (), field: str | None = "key") -> None:
+        super().__init__(message, field=field)
+        self.indexes = indexes
+
+
 class RecordTooLarge(Rejected):
     """The batch is larger than the topic's max.message.bytes, or than any batch may be."""
 

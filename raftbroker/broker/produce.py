@@ -2,7 +2,7 @@
 
 What makes an entry of batches, and when, is in `group_writer`. Here they are checked first: a batch is one sound v2
 batch with a right CRC, no larger and with no more records than allowed, whose header adds up and whose timestamps the
-topic takes. The records inside are not looked at (docs/decisions, 3).
+topic takes. The records inside are not looked at (docs/decisions, 3), but for their keys where the topic is compacted.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from raftbroker.broker.errors import (
     DamagedRecords,
     InvalidTimestamp,
     LedElsewhere,
+    MissingKey,
     OldRecords,
     RecordTooLarge,
     TooFewReplicas,
@@ -34,8 +35,11 @@ from raftbroker.state.batch import BatchHeader, check_batch, parse_header
 from raftbroker.state.configs import TopicConfig
 from raftbroker.state.control_commands import TopicState
 from raftbroker.state.errors import BadBatch, DamagedBatch, OldBatch
+from raftbroker.state.outline import without_key
 
 _KINDS: dict[type, type[BadRecords]] = {DamagedBatch: DamagedRecords, OldBatch: OldRecords, BadBatch: BadRecords}
+_INDEXES_MAX = 100
+"""How many records without a key are told one by one."""
 
 
 class Producer:
@@ -192,6 +196,8 @@ class Producer:
             )
         if not config.log_append_time:
             self._check_timestamps(header, config)
+        if config.compacted:
+            _check_keys(batch, header, topic.name)
         return header
 
     def _check_timestamps(self, header: BatchHeader, config: TopicConfig) -> None:
@@ -222,3 +228,19 @@ class Producer:
                 f"{in_sync} replicas are in sync, the topic's min.insync.replicas asks for {wanted}, nothing was done: "
                 "try again when the other nodes are back"
             )
+
+
+def _check_keys(batch: bytes | memoryview, header: BatchHeader, topic: str) -> None:
+    """Raises MissingKey, or BadRecords where the records cannot be read."""
+    try:
+        missing = without_key(header, batch)
+    except BadBatch as error:
+        raise BadRecords(f"topic {topic} is compacted, so records are looked at: {error}", field="records") from error
+    if missing:
+        raise MissingKey(
+            f"record {missing[0]} of the batch has no key"
+            + (f", nor have {len(missing) - 1} others" if len(missing) > 1 else "")
+            + f", but topic {topic} is compacted and keeps the newest record of each key; nothing of the batch was "
+            "appended: give every record a key",
+            indexes=tuple(missing[:_INDEXES_MAX]),
+        )

@@ -78,6 +78,7 @@ CODES: dict[type[errors.BrokerError], int] = {
     errors.RecordTooLarge: TOO_LARGE,
     errors.BadRecords: BAD_PAYLOAD,
     errors.DamagedRecords: BAD_PAYLOAD,
+    errors.MissingKey: BAD_PAYLOAD,
     errors.OldRecords: BAD_PAYLOAD,
     errors.OffsetOutOfRange: OUT_OF_RANGE,
     errors.IdempotencyConflict: KEY_REUSED,

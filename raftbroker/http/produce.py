@@ -16,8 +16,9 @@ import msgspec
 from raftbroker.broker.errors import BrokerError, UnknownPartition
 from raftbroker.broker.views import Idempotency, Produced
 from raftbroker.http.call import Call
-from raftbroker.http.problems import TOO_MANY, UNKNOWN_OUTCOME, Problem, problem_of
+from raftbroker.http.problems import BAD_PAYLOAD, TOO_MANY, UNKNOWN_OUTCOME, Problem, problem_of
 from raftbroker.state.batch import HEADER_BYTES, RecordDraft, encode_batch
+from raftbroker.state.configs import compacted
 from raftbroker.state.control_commands import TopicState
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -115,6 +116,27 @@ def choose_partitions(
         chooser.choose(position, draft.key, number)
         for position, (draft, number) in enumerate(zip(drafts, wanted, strict=True))
     ]
+
+
+def is_compacted(topic: TopicState) -> bool:
+    """Whether the topic wants a key of every record."""
+    return compacted(topic.configs.get("cleanup.policy", ""))
+
+
+def check_keys(topic: TopicState, drafts: Sequence[RecordDraft]) -> None:
+    """Raises Problem, which names the record, where one lacks the key that a compacted topic wants."""
+    if is_compacted(topic):
+        for position, draft in enumerate(drafts):
+            if draft.key is None:
+                raise no_key(topic, f"records[{position}].key", "; nothing of this request was appended")
+
+
+def no_key(topic: TopicState, field: str, done: str = "") -> Problem:
+    return Problem(
+        BAD_PAYLOAD,
+        f"{field} is missing or null, but topic {topic.name!r} is compacted and keeps the newest record of each key: "
+        f"give every record a key{done}.",
+    )
 
 
 def no_partition(topic: TopicState, number: int, field: str) -> UnknownPartition:

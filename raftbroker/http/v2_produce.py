@@ -29,6 +29,7 @@ from raftbroker.http.produce import (
     TIMESTAMP_MAX,
     Run,
     carry_out,
+    check_keys,
     choose_partitions,
     idempotency_key,
     no_partition,
@@ -141,6 +142,7 @@ async def _produce(call: Call, partition: int | None) -> web.StreamResponse:
     drafts, wanted = READERS[format_](body)
     check_drafts(drafts, call.options.records_max)
     topic = await call.broker.find_topic(call.path("topic_name"), timeout=call.options.request_timeout)
+    check_keys(topic, drafts)
     if partition is None:
         chosen = choose_partitions(call, topic, drafts, wanted, key)
     else:

@@ -8,7 +8,7 @@ import msgspec
 from raftbroker.broker.errors import BrokerError
 from raftbroker.http.call import Call, check_utf8
 from raftbroker.http.problems import BAD_PAYLOAD, ErrorBody, Problem, malformed, problem_of
-from raftbroker.http.produce import TIMESTAMP_MAX, Chooser, Key, Run, Sequenced, carry_out, plan
+from raftbroker.http.produce import TIMESTAMP_MAX, Chooser, Key, Run, Sequenced, carry_out, is_compacted, no_key, plan
 from raftbroker.http.v2_produce import json_key
 from raftbroker.http.v3_record_forms import Data, RecordV3, Report, Shown
 from raftbroker.state.batch import RecordDraft
@@ -138,10 +138,14 @@ class Appender:
         self, topic: TopicState, records: Sequence[Parsed | Problem], answers: list[Report | Problem | None], first: int
     ) -> list[tuple[int, int]]:
         """(place in this round, partition) of each record that can be sent; the others get their problem."""
+        keyed = is_compacted(topic)
         chooser = Chooser(self._call, topic, None if self._key is None else self._key.text)
         places: list[tuple[int, int]] = []
         for place, item in enumerate(records):
             if isinstance(item, Parsed):
+                if keyed and item.draft.key is None:
+                    answers[place] = no_key(topic, "key")
+                    continue
                 try:
                     places.append((place, chooser.choose(first + place, item.draft.key, item.wanted)))
                 except BrokerError as error:

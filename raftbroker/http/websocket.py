@@ -31,7 +31,7 @@ from raftbroker.http.problems import (
     Problem,
     problem_of,
 )
-from raftbroker.http.produce import Key, carry_out, choose_partitions, fingerprint, plan
+from raftbroker.http.produce import Key, carry_out, check_keys, choose_partitions, fingerprint, plan
 from raftbroker.http.push import (
     CHUNK_RECORDS,
     LOOK_SECONDS,
@@ -223,6 +223,7 @@ class _Connection:
         drafts, wanted = READERS[self._asked.format](body)
         check_drafts(drafts, call.options.records_max)
         topic = await call.broker.find_topic(self._asked.topic, timeout=call.options.request_timeout)
+        check_keys(topic, drafts)
         runs = plan(topic, drafts, choose_partitions(call, topic, drafts, wanted, key), len(body), key)
         await carry_out(call, topic.name, drafts, runs, call.options.wall())
         answer = answer_body(len(drafts), runs)

@@ -170,6 +170,7 @@ CODES: Mapping[type[Exception], ErrorCode] = {
     errors.InvalidPartitions: ErrorCode.INVALID_PARTITIONS,
     errors.BadRecords: ErrorCode.INVALID_RECORD,
     errors.DamagedRecords: ErrorCode.CORRUPT_MESSAGE,
+    errors.MissingKey: ErrorCode.INVALID_RECORD,
     errors.OldRecords: ErrorCode.UNSUPPORTED_FOR_MESSAGE_FORMAT,
     errors.RecordTooLarge: ErrorCode.MESSAGE_TOO_LARGE,
     errors.IdempotencyConflict: ErrorCode.INVALID_REQUEST,

@@ -51,8 +51,8 @@ class PartitionResult(msgspec.Struct, gc=False):
     log_append_time_ms: int = -1
     log_start_offset: int = -1
     error_message: str | None = None
-    batch_index: int = -1
-    """Of the record that is to blame, in its batch; -1 for none in particular."""
+    batch_indexes: Sequence[int] = ()
+    """Of the records that are to blame, in their batch; empty for none in particular."""
     leader: int = -1
     leader_epoch: int = -1
 
@@ -191,10 +191,9 @@ def _write_result(out: bytearray, result: PartitionResult, version: int) -> None
     if message is None:
         out += b"\1\0" if flexible else b"\0\0\0\0\xff\xff"
     else:
-        blamed = result.batch_index >= 0
-        _write_count(out, 1 if blamed else 0, flexible)
-        if blamed:
-            out += _INT32.pack(result.batch_index)
+        _write_count(out, len(result.batch_indexes), flexible)
+        for index in result.batch_indexes:
+            out += _INT32.pack(index)
             write_text(out, message, flexible)
             if flexible:
                 out.append(0)

@@ -4,7 +4,7 @@ Four kinds of answer to a name:
 - it works as in Kafka (`retention.ms`, `max.message.bytes`, ...);
 - it is accepted and changes nothing, because what it tunes has no counterpart here; its documentation says so. Such
   configs come with every topic that tools copy from a Kafka cluster, and ignoring them neither loses nor reorders data;
-- the name is known, but the value asks for what is not done here (compaction, recompression, unclean elections):
+- the name is known, but the value asks for what is not done here (recompression, unclean elections):
   refused with the reason;
 - the name is unknown: refused, with the nearest names.
 
@@ -52,6 +52,9 @@ class ConfigDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _NOTHING = " Accepted for compatibility; it changes nothing here: "
+COMPACTION = False
+"""The one switch: whether `cleanup.policy` takes compact. Until then it is refused, and what tunes compaction changes
+nothing."""
 _NOT_COMPACTED = "compaction is not implemented yet"
 
 
@@ -62,6 +65,10 @@ def _int(name: str, default: int, low: int, high: int, text: str) -> ConfigDefin
 
 def _ignored(definition: ConfigDefinition, why: str) -> ConfigDefinition:
     return msgspec.structs.replace(definition, documentation=definition.documentation + _NOTHING + why, effective=False)
+
+
+def _compaction(definition: ConfigDefinition) -> ConfigDefinition:
+    return definition if COMPACTION else _ignored(definition, _NOT_COMPACTED + ".")
 
 
 def _level(codec: str, default: int, low: int, high: int) -> ConfigDefinition:
@@ -76,9 +83,11 @@ _DEFINITIONS: tuple[ConfigDefinition, ...] = (
         name="cleanup.policy",
         type=ConfigType.LIST,
         default="delete",
-        choices=("delete",),
-        refused={"compact": _NOT_COMPACTED},
-        documentation="What happens to old records: delete removes them by retention.ms and retention.bytes.",
+        choices=("delete", "compact"),
+        refused={} if COMPACTION else {"compact": _NOT_COMPACTED},
+        documentation="What happens to old records. delete removes them by retention.ms and retention.bytes; compact "
+        "keeps the newest record of each key, whatever its age, and refuses records without a key; compact,delete does "
+        "both.",
     ),
     _level("gzip", -1, -1, 9),
     _level("lz4", 9, 1, 17),
@@ -94,9 +103,15 @@ _DEFINITIONS: tuple[ConfigDefinition, ...] = (
         ),
         documentation="Batches keep the compression their producer chose; producer is the only value.",
     ),
-    _ignored(
-        _int("delete.retention.ms", 86_400_000, 0, LONG_MAX, "How long compaction keeps tombstones, in ms."),
-        _NOT_COMPACTED + ".",
+    _compaction(
+        _int(
+            "delete.retention.ms",
+            86_400_000,
+            0,
+            LONG_MAX,
+            "How long compaction keeps a tombstone (a record without a value, which deletes its key), in ms after it "
+            "has first gone over it: a reader that takes longer from the first record to the last may miss deletions.",
+        )
     ),
     _ignored(
         _int("file.delete.delay.ms", 60_000, 0, LONG_MAX, "How long a deleted segment's file stays, in ms."),
@@ -116,7 +131,7 @@ _DEFINITIONS: tuple[ConfigDefinition, ...] = (
     ),
     _ignored(
         _int("max.compaction.lag.ms", LONG_MAX, 1, LONG_MAX, "How long a record may stay uncompacted, in ms."),
-        _NOT_COMPACTED + ".",
+        "a pass begins by min.cleanable.dirty.ratio alone.",
     ),
     _int(
         "max.message.bytes",
@@ -149,20 +164,25 @@ _DEFINITIONS: tuple[ConfigDefinition, ...] = (
         choices=("CreateTime", "LogAppendTime"),
         documentation="Whether records keep their producer's timestamp or get the time they were appended.",
     ),
-    _ignored(
+    _compaction(
         ConfigDefinition(
             name="min.cleanable.dirty.ratio",
             type=ConfigType.DOUBLE,
             default="0.5",
             minimum=0,
             maximum=1,
-            documentation="The share of uncompacted bytes from which compaction starts.",
-        ),
-        _NOT_COMPACTED + ".",
+            documentation="The share of a partition's bytes that has not been compacted yet from which on compaction "
+            "goes over it: less keeps it smaller and writes more.",
+        )
     ),
-    _ignored(
-        _int("min.compaction.lag.ms", 0, 0, LONG_MAX, "How long a record stays uncompacted, in ms."),
-        _NOT_COMPACTED + ".",
+    _compaction(
+        _int(
+            "min.compaction.lag.ms",
+            0,
+            0,
+            LONG_MAX,
+            "How long a record is left alone by compaction, in ms since it was appended.",
+        )
     ),
     _int(
         "min.insync.replicas",
@@ -303,6 +323,8 @@ class TopicConfig(msgspec.Struct, frozen=True):
     message_timestamp_after_max_ms: int
     message_timestamp_before_max_ms: int
     message_timestamp_type: str
+    min_cleanable_dirty_ratio: float
+    min_compaction_lag_ms: int
     min_insync_replicas: int
     retention_bytes: int
     retention_ms: int
@@ -313,15 +335,37 @@ class TopicConfig(msgspec.Struct, frozen=True):
     def log_append_time(self) -> bool:
         return self.message_timestamp_type == "LogAppendTime"
 
+    @property
+    def compacted(self) -> bool:
+        """The newest record of each key is kept, and every record has a key."""
+        return compacted(self.cleanup_policy)
+
+    @property
+    def deletes(self) -> bool:
+        """Records go by age and size."""
+        return "delete" in self.cleanup_policy.split(",")
+
+
+def compacted(policy: str) -> bool:
+    """Whether a `cleanup.policy` asks for compaction."""
+    return "compact" in policy.split(",")
+
 
 def topic_config(configs: Mapping[str, str], defaults: Mapping[str, str] | None = None) -> TopicConfig:
     """The typed view of a topic's own configs over the broker's `defaults` over Kafka's.
 
     All values must have passed `validate`; names this version does not know are left aside."""
-    values: dict[str, str | int] = {}
+    values: dict[str, str | int | float] = {}
     for field in TopicConfig.__struct_fields__:
         name = field.replace("_", ".")
         definition = DEFINITIONS[name]
         text = configs.get(name) or (defaults or {}).get(name) or definition.default
-        values[field] = int(text) if definition.type in (ConfigType.INT, ConfigType.LONG) else text
+        kind = definition.type
+        values[field] = (
+            int(text)
+            if kind in (ConfigType.INT, ConfigType.LONG)
+            else float(text)
+            if kind is ConfigType.DOUBLE
+            else text
+        )
     return msgspec.convert(values, TopicConfig)

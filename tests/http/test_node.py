@@ -255,6 +255,37 @@ def test_a_producers_sequence_is_kept(real: Client, cluster: str, topic: str) ->
     assert [record["value"] for record in read_all(real, topic, 0)] == ["0", "1", "2", "0"]
 
 
+def test_a_compacted_topic_wants_keys(real: Client, cluster: str, compaction: None) -> None:
+    body = {"topic_name": "table", "partitions_count": 2, "replication_factor": 1}
+    config = {"name": "cleanup.policy", "value": "compact,delete"}
+    assert real.post(f"{cluster}/topics", {**body, "configs": [config]}).status == 201
+    records = [{"key": "", "value": "a"}, {"key": "k", "value": None}, {"value": "no key"}, {"key": None, "value": "b"}]
+    for path in ("/topics/table", "/topics/table/partitions/1"):
+        refused = real.post(path, {"records": records}, STRING_V2)
+        assert (refused.status, refused.code) == (422, 42206)
+        assert refused.message.startswith("records[2].key is missing or null, but topic 'table' is compacted")
+        assert "nothing of this request was appended" in refused.message
+    refused = real.post("/topics/table", {"records": [{"key": None, "value": 1}]}, JSON_V2)
+    assert "records[0].key" in refused.message
+    assert [end for number in (0, 1) for end in read_all(real, "table", number)] == []
+    assert real.post("/topics/table/partitions/1", {"records": records[:2]}, STRING_V2).status == 200
+    single = real.post(f"{cluster}/topics/table/records", {"value": {"type": "STRING", "data": "no key"}})
+    assert (single.status, single.code, single.message.partition(",")[0]) == (422, 42206, "key is missing or null")
+    entries = [
+        {"id": "1", "value": {"type": "STRING", "data": "a"}},
+        {
+            "id": "2",
+            "partition_id": 1,
+            "key": {"type": "STRING", "data": "k"},
+            "value": {"type": "STRING", "data": "b"},
+        },
+    ]
+    batch = real.post(f"{cluster}/topics/table/records:batch", {"entries": entries})
+    assert [one["id"] for one in batch.json["successes"]] == ["2"]
+    assert [(one["id"], one["error_code"]) for one in batch.json["failures"]] == [("1", 42206)]
+    assert [(one["key"], one["value"]) for one in read_all(real, "table", 1)] == [("", "a"), ("k", None), ("k", "b")]
+
+
 def test_v3_records_and_batches(real: Client, cluster: str, topic: str) -> None:
     path = f"{cluster}/topics/{topic}/records"
     several = b"".join(

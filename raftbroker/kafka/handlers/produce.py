@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Iterator
 
 from consensus.errors import ConsensusError, NotLeader, Refused
-from raftbroker.broker.errors import BadRecords, BrokerError, Internal, LedElsewhere, TooFewReplicas
+from raftbroker.broker.errors import BadRecords, BrokerError, Internal, LedElsewhere, MissingKey, TooFewReplicas
 from raftbroker.broker.views import Produced
 from raftbroker.kafka.api import Api, Request
 from raftbroker.kafka.context import KafkaContext
@@ -143,6 +143,8 @@ def _fail(result: PartitionResult, error: Exception) -> None:
     result.error_message = message_of(error)[:MESSAGE_CHARACTERS_MAX]
     if isinstance(error, LedElsewhere):
         result.leader, result.leader_epoch = error.leader, error.epoch
+    elif isinstance(error, MissingKey):
+        result.batch_indexes = error.indexes
 
 
 def produce_code(error: Exception) -> ErrorCode:

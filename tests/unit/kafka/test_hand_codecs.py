@@ -67,7 +67,7 @@ produce_responses = st.builds(
                     int64,
                     int64,
                     st.none() | texts,
-                    st.integers(-1, 5),
+                    st.lists(st.integers(0, 2**31 - 1), max_size=3),
                     int32,
                     int32,
                 ),
@@ -141,9 +141,9 @@ def check_result(got: Any, meant: produce_codec.PartitionResult, version: int) -
     assert got.log_start_offset == (meant.log_start_offset if version >= 5 else -1)
     if version >= 8:
         assert got.error_message == meant.error_message
-        blamed = meant.batch_index >= 0 and meant.error_message is not None
+        blamed = meant.batch_indexes if meant.error_message is not None else ()
         errors = [(one.batch_index, one.batch_index_error_message) for one in got.record_errors]
-        assert errors == ([(meant.batch_index, meant.error_message)] if blamed else [])
+        assert errors == [(index, meant.error_message) for index in blamed]
     leader = (got.current_leader.leader_id, got.current_leader.leader_epoch) if got.current_leader else (-1, -1)
     told = version >= 10 and meant.leader_epoch >= 0
     assert leader == ((meant.leader, meant.leader_epoch) if told else (-1, -1))

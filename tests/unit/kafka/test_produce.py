@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from raftbroker.kafka.errors import ErrorCode
-from raftbroker.state.batch import decode_batch, parse_header
+from raftbroker.state.batch import RecordDraft, decode_batch, encode_batch, parse_header
+from raftbroker.state.compression import Codec
 from tests.unit.broker.nodes import batch_of, until
 from tests.unit.kafka.served import Client, Served, produce_request, served
+from tests.unit.state.strategies import compress, with_body
 
 
 def patched(batch: bytes, form: str, at: int, value: int, *, crc: bool = True) -> bytes:
@@ -129,6 +131,36 @@ def test_batches_are_refused_by_name(tmp_path: Path) -> None:
             (answer,) = await client.produce(("t", 0, sound), acks=2)
             assert answer.error_code == ErrorCode.INVALID_REQUIRED_ACKS
             assert await values(client, "t", 0) == [b"x"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("version", [3, 8, 9, 11])
+@pytest.mark.parametrize("codec", Codec)
+def test_a_compacted_topic_wants_keys(tmp_path: Path, version: int, codec: Codec, compaction: None) -> None:
+    def keyed(*keys: bytes | None) -> bytes:
+        batch = encode_batch([RecordDraft(key, b"v") for key in keys], base_timestamp=int(time.time() * 1000))
+        return batch if codec is Codec.NONE else compress(batch, codec)
+
+    async def main() -> None:
+        async with served(tmp_path) as (node,):
+            await node.broker.create_topic("table", 1, 1, {"cleanup.policy": "compact"})
+            await node.broker.create_topic("log", 1, 1)
+            client = await node.client()
+            for batch in (keyed(b"a", b""), keyed(b"a", None, b"b", None), keyed(b"c")):
+                table, log = await client.produce(("table", 0, batch), ("log", 0, batch), version=version)
+                assert log.error_code == 0
+                if parse_header(batch).record_count < 4:
+                    assert table.error_code == 0
+                    continue
+                assert (table.error_code, table.base_offset) == (ErrorCode.INVALID_RECORD, -1)
+                if version >= 8:
+                    assert [error.batch_index for error in table.record_errors] == [1, 3]
+                    assert "record 1 of the batch has no key, nor have 1 others" in table.error_message
+            broken = with_body(keyed(b"a"), Codec.NONE, b"\x08nonsense")
+            table, log = await client.produce(("table", 0, broken), ("log", 0, broken), version=version)
+            assert (table.error_code, log.error_code) == (ErrorCode.INVALID_RECORD, 0)
+            assert (await node.broker.offsets("table", 0)).end == 3
 
     asyncio.run(main())
 

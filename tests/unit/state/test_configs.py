@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftbroker.state.configs import DEFINITIONS, InvalidConfig, topic_config, validate, validate_all
+from raftbroker.state.configs import (
+    DEFINITIONS,
+    ConfigType,
+    InvalidConfig,
+    compacted,
+    topic_config,
+    validate,
+    validate_all,
+)
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
@@ -95,3 +103,28 @@ def test_typed_view_takes_the_topics_own_then_the_brokers_then_kafkas() -> None:
     assert (config.cleanup_policy, config.compression_type, config.log_append_time) == ("delete", "producer", False)
     assert topic_config({"message.timestamp.type": "LogAppendTime"}).log_append_time
     assert topic_config({}).retention_ms == 7 * 24 * 3600 * 1000
+
+
+def test_what_tunes_compaction_is_typed_as_kafka_types_it() -> None:
+    assert [
+        (name, DEFINITIONS[name].type, DEFINITIONS[name].default)
+        for name in ("cleanup.policy", "delete.retention.ms", "min.cleanable.dirty.ratio", "min.compaction.lag.ms")
+    ] == [
+        ("cleanup.policy", ConfigType.LIST, "delete"),
+        ("delete.retention.ms", ConfigType.LONG, "86400000"),
+        ("min.cleanable.dirty.ratio", ConfigType.DOUBLE, "0.5"),
+        ("min.compaction.lag.ms", ConfigType.LONG, "0"),
+    ]
+    config = topic_config({"min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": "7"})
+    assert (config.min_cleanable_dirty_ratio, config.min_compaction_lag_ms) == (0.01, 7)
+    assert config.delete_retention_ms == 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("policy", "compacts", "deletes"),
+    [("delete", False, True), ("compact", True, False), ("compact,delete", True, True), ("delete,compact", True, True)],
+)
+def test_cleanup_policies(policy: str, compacts: bool, deletes: bool, compaction: None) -> None:
+    assert validate("cleanup.policy", policy.replace(",", " , ")) == policy
+    config = topic_config({"cleanup.policy": policy})
+    assert (config.compacted, compacted(policy), config.deletes) == (compacts, compacts, deletes)
