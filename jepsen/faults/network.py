@@ -21,7 +21,7 @@ class Partition(Fault):
     """Some directions between nodes are cut."""
 
     name = "partition"
-    variants = ("one", "halves", "ring", "one-way", "bridge", "leader-of-control", "leader-of-data")
+    variants = ("one", "halves", "ring", "one-way", "bridge", "leader-of-control", "leader-of-data", "deaf-leader")
 
     async def begin(self) -> str:
         pairs, detail = await self._draw()
@@ -52,8 +52,11 @@ class Partition(Fault):
                 return between(left, right), f"{sorted(left)} - {middle} - {sorted(right)}"
         alone = nodes[0]
         if self.variant != "one":
-            leaders = await field.view.leaders(self.variant.removeprefix("leader-of-"))
+            kind = "data" if self.variant == "deaf-leader" else self.variant.removeprefix("leader-of-")
+            leaders = await field.view.leaders(kind)
             alone = random.choice(leaders) if leaders else alone
+        if self.variant == "deaf-leader":
+            return {(other, alone) for other in nodes if other != alone}, f"{alone} is heard, and hears nobody"
         return between([alone], [node for node in nodes if node != alone]), f"{alone} | the others"
 
 
