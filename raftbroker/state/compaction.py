@@ -13,6 +13,7 @@ A batch whose records cannot be read (a producer sent nonsense while the topic w
 stays as it is: nobody can say what would be lost. A batch that is not what was stored raises DamagedBatch or BadBatch.
 """
 
+import mmap
 import struct
 from hashlib import blake2b
 
@@ -44,12 +45,10 @@ _HALVES = struct.Struct("<QQ")
 
 
 class KeyMap:
-    """The newest offset of each key, bounded in memory: `bytes_max` bytes hold `capacity` keys, 32 to 33 bytes each,
-    whatever their length. All of it is taken at once; `keys_max`, such as the number of offsets of the range, says that
-    less will do.
+    """The newest offset of each key, bounded in memory: `bytes_max` bytes hold `capacity` keys at 30 bytes each,
+    whatever their length. `keys_max`, such as the number of offsets of the range, says that less will do.
 
-    A table with open addressing, for a dictionary takes four times as much and half as much again while it grows.
-    Both halves of a digest decide where a key is looked for, so keys that meet at every step are hard to make."""
+    A table with open addressing, for a dictionary takes more than four times as much, and more while it grows. Both halves of a digest decide where a key is looked for, so keys that meet at every step are hard to make."""
 
     __slots__ = ("_slots", "_table", "capacity", "count", "end")
 
@@ -58,7 +57,8 @@ class KeyMap:
         if keys_max is not None:
             slots = min(slots, int(keys_max / _FULL) + _PRIME_GAP_MAX)
         self._slots = _prime_up_to(max(slots, _SLOTS_MIN))
-        self._table = memoryview(bytearray(self._slots * SLOT_BYTES)).cast("Q")
+        # Anonymous memory: the system gives each page when it is first written; to zero all would hold up the loop.
+        self._table = memoryview(mmap.mmap(-1, self._slots * SLOT_BYTES)).cast("Q")
         self.capacity = int(self._slots * _FULL)
         self.count = 0
         """The keys in it."""
@@ -84,18 +84,22 @@ class KeyMap:
         return True
 
     def _learn(self, base_offset: int, records: list[Outline]) -> bool:
-        digests = [(record.offset_delta, _digest(record.key)) for record in records if record.key is not None]
+        digests = [
+            (record.offset_delta, blake2b(record.key, digest_size=DIGEST_BYTES).digest())
+            for record in records
+            if record.key is not None
+        ]
         if self.count + len(digests) > self.capacity:
             fresh = {digest for _, digest in digests if not self._table[self._find(digest) + 2]}
             if self.count + len(fresh) > self.capacity:
                 return False
-        table = self._table
+        table, find, following = self._table, self._find, base_offset + 1
         for offset_delta, digest in digests:
-            place = self._find(digest)
+            place = find(digest)
             if not table[place + 2]:
                 table[place], table[place + 1] = _HALVES.unpack(digest)
                 self.count += 1
-            table[place + 2] = base_offset + offset_delta + 1
+            table[place + 2] = following + offset_delta
         return True
 
     def newest(self, key: bytes) -> int | None:
@@ -107,11 +111,12 @@ class KeyMap:
         """Where the key stands in the table, or would: two words of digest, and its newest offset + 1 or 0."""
         table, slots = self._table, self._slots
         low, high = _HALVES.unpack(digest)
-        slot, step = low % slots, 1 + high % (slots - 1)
+        slot, step = low % slots, 0
         while True:
             place: int = 3 * slot
             if not table[place + 2] or (table[place] == low and table[place + 1] == high):
                 return place
+            step = step or 1 + high % (slots - 1)
             slot = (slot + step) % slots
 
 

@@ -438,7 +438,8 @@ def test_memory_is_what_it_was_given() -> None:
     finally:
         tracemalloc.stop()
     assert keys.count == 120_000
-    assert taken < 4 * MIB + 4096
+    assert keys.size_bytes <= 4 * MIB, "in pages of its own, which tracemalloc does not see"
+    assert taken < 8192
     newest = {b"%d-" % turn * 20 + b"%d" % number: 10_000 * turn + number for turn in range(12) for number in (0, 9999)}
     assert {key: keys.newest(key) for key in newest} == newest
 
