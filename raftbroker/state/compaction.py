@@ -48,7 +48,8 @@ class KeyMap:
     """The newest offset of each key, bounded in memory: `bytes_max` bytes hold `capacity` keys at 30 bytes each,
     whatever their length. `keys_max`, such as the number of offsets of the range, says that less will do.
 
-    A table with open addressing, for a dictionary takes more than four times as much, and more while it grows. Both halves of a digest decide where a key is looked for, so keys that meet at every step are hard to make."""
+    A table with open addressing, for a dictionary takes more than four times as much, and more while it grows. Both
+    halves of a digest decide where a key is looked for, so keys that meet at every step are hard to make."""
 
     __slots__ = ("_slots", "_table", "capacity", "count", "end")
 
