@@ -86,6 +86,8 @@ class Node:
     wanted: bool = False
     """It is to run: an end that nobody ordered is followed by a new start."""
     expected_to_refuse: bool = False
+    damaged: bool = False
+    """The harness has damaged files of it once."""
     watcher: asyncio.Task[None] | None = None
 
     @property

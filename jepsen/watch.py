@@ -1,7 +1,9 @@
 """Looks at every replica from the outside, about once a second, for what no Raft may ever show.
 
 - two-leaders: two nodes say of one term of one group that they lead in it;
-- commit-went-back: a running process says of a group a lower commit or applied index than before.
+- commit-went-back: a running process says of a group a lower commit or applied index than before, and has not
+  started anew in it as a learner;
+- damaged-replica: a node has left a group because of damage to its data, and the harness has not damaged its disk.
 
 Samples go to `raft.jsonl`, a line each.
 """
@@ -27,6 +29,7 @@ class Replica(msgspec.Struct, frozen=True):
     term: int
     commit: int
     applied: int
+    damaged: str | None = None
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -43,8 +46,9 @@ class Watch:
         self._path = path
         self._leaders: dict[tuple[int, int], tuple[int, str]] = {}
         """(group, term) -> who leads in it."""
-        self._reached: dict[tuple[int, int, int, str, int], tuple[int, int]] = {}
-        """(node asked, pid, group, directory, node) -> the highest commit and applied index it has shown. What one node
+        self._reached: dict[tuple[int, int, int, str, int], tuple[int, int, bool]] = {}
+        """(node asked, pid, group, directory, node) -> the highest commit and applied index it has shown, and whether
+        it was a learner. What one node
         tells of another may be older than what a third told before; what it tells itself goes on in order."""
 
     async def run(self) -> None:
@@ -84,12 +88,18 @@ class Watch:
             pid = pids.get(replica.node)
             if pid is None or replica.role == "absent":
                 continue
+            node = self._cluster.nodes.get(replica.node)
+            if replica.damaged is not None and not (node is not None and node.damaged):
+                self._found("damaged-replica", f"group {group.group} on node {replica.node}: {replica.damaged}")
             key = asked, pid, group.group, replica.uuid, replica.node
-            commit, applied = self._reached.get(key, (0, 0))
+            learner = replica.role == "learner"
+            commit, applied, learned = self._reached.get(key, (0, 0, learner))
+            if learner and not learned:
+                commit = applied = 0
             if replica.commit < commit or replica.applied < applied:
                 text = f"group {group.group} on node {replica.node}: commit {commit} to {replica.commit}, applied"
                 self._found("commit-went-back", f"{text} {applied} to {replica.applied}")
-            self._reached[key] = max(commit, replica.commit), max(applied, replica.applied)
+            self._reached[key] = max(commit, replica.commit), max(applied, replica.applied), learner
 
     def _found(self, name: str, text: str) -> None:
         examples = self.anomalies.setdefault(name, [])

@@ -55,7 +55,7 @@ class Damage(Rejoining):
         said = []
         for victim in victims:
             node = self.field.node(victim)
-            node.expected_to_refuse = True
+            node.expected_to_refuse = node.damaged = True
             said.append(f"node {victim}: {_damage(node, self.field, self.variant)}")
             await self.field.cluster.run(victim, wait=False)
         await asyncio.sleep(LOOK_SECONDS)
