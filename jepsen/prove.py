@@ -62,11 +62,12 @@ class Prover:
         return Tried(plant, seed, turn + 1, self.time_limit, outcome)
 
     def rows(self) -> dict[str, Tried]:
-        """The last word on each plant."""
+        """The last word on each plant that a test is made for."""
         if not self.path.exists():
             return {}
         lines = self.path.read_bytes().splitlines()
-        return {row.plant: row for row in (msgspec.json.decode(line, type=Tried) for line in lines)}
+        rows = (msgspec.json.decode(line, type=Tried) for line in lines)
+        return {row.plant: row for row in rows if row.plant in PROOFS}
 
 
 def table(prover: Prover) -> Iterator[str]:
