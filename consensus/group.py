@@ -151,6 +151,11 @@ class Group:
         return self._ready
 
     @property
+    def installing(self) -> bool:
+        """Switches to a snapshot: what is on the disk may be ahead of the machine's state."""
+        return self._installing is not None
+
+    @property
     def commit(self) -> int:
         return self.replication.commit
 

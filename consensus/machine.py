@@ -29,7 +29,8 @@ class Machine(Protocol):
         """Applies committed entries, in order, each once. Entries that are not commands are left out."""
 
     def payload_ranges(self) -> list[KeyRange]:
-        """The payload keys that this state refers to."""
+        """The payload keys that this state refers to: ranges ascending and apart, and exact. Of an entry at or below
+        the state, what is inside them is there; what was deleted lies outside."""
 
     def ranges_of(self, rows: dict[bytes, bytes]) -> list[KeyRange]:
         """The payload keys that a state made of these rows refers to; changes nothing."""

@@ -32,6 +32,8 @@ from consensus.store import KeyRange, SnapshotReader
 PIECE_BYTES_MAX = 1 << 20
 MANIFEST_KEYS_MAX = 64
 """Payloads are read whole to be listed, so a page of large ones must not hold up the loop."""
+RANGES_MAX = 1000
+"""Ranges of keys asked for at once: there may be many thousands, and each page of the manifest names them again."""
 STATE_BYTES_MAX = 512 << 20
 """State is collected in memory before the switch; a larger one is refused."""
 IDLE_SECONDS = 30.0
@@ -245,7 +247,7 @@ class SnapshotReceiver:
 
     def _next_page(self) -> None:
         if self._left:
-            self._ask(PULL_MANIFEST, ranges=self._left)
+            self._ask(PULL_MANIFEST, ranges=self._left[:RANGES_MAX])
             return
         assert self._offer is not None
         offer, rows, ranges = self._offer, self._rows, self._ranges
@@ -254,10 +256,10 @@ class SnapshotReceiver:
 
     def _take_manifest(self, piece: SnapshotPiece) -> None:
         listed = {key: (length, crc) for key, length, crc in piece.manifest}
-        covered, self._left = self._left, []
+        covered, self._left = self._left[:RANGES_MAX], self._left[RANGES_MAX:]
         if piece.more and piece.manifest:
             seen = piece.manifest[-1][0] + b"\x00"
-            self._left = [(max(low, seen), high) for low, high in covered if high > seen]
+            self._left = [(max(low, seen), high) for low, high in covered if high > seen] + self._left
             covered = [(low, min(high, seen)) for low, high in covered if low < seen]
         self._ports.diverged(covered, listed)
         here = self._ports.digests(list(listed))

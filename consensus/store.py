@@ -23,7 +23,7 @@ KeyRange = tuple[bytes, bytes]
 class Install(msgspec.Struct, frozen=True):
     """The switch to a snapshot, atomic (C3): the whole log of the group is dropped, with the payloads of the
     dropped entries and of `drop` but for those inside `keep`, the state's rows are replaced, and the applied
-    index becomes `base.index`."""
+    index becomes `base.index`. The ranges of `keep` and of `drop` are ascending and apart."""
 
     base: LogBase
     state: dict[bytes, bytes]

@@ -19,6 +19,7 @@ from consensus import identity
 from consensus.group import Group
 from consensus.model import EntryKind, Member
 from consensus.replication import Replication
+from raftbroker.broker.record_scan import scan
 from raftbroker.broker.replica_read import ReplicaReads
 from raftbroker.broker.views import Fetched
 from raftbroker.state.batch import parse_header
@@ -97,7 +98,7 @@ def _reads_past_high_watermark() -> list[Replacement]:
             ((_, batch),) = records.read(partition, last, last + 1, 1)
             end = parse_header(batch).next_offset
             if start <= offset < end:
-                return Fetched(tuple(self.scan(partition, offset, end, bytes_max)), end, start, end)
+                return Fetched(tuple(scan(records, machine, partition, offset, end, bytes_max)), end, start, end)
         return original(self, group, partition, offset, bytes_max, committed=committed)
 
     return [(ReplicaReads, "from_copy", from_copy)]

@@ -160,7 +160,7 @@ class LeaderFetch:
             reading.full = True
             return end
         batches = self._reads.batches(led.group, machine, partition, offset, end, room)
-        if batches is None:
+        if not batches:
             raise LedElsewhere("this node's replica of the partition is damaged, nothing was read: ask another one")
         request.take(reading, batches, room)
         if request.committed and reading.batches:

@@ -221,6 +221,8 @@ class Offsets:
             batches = self._reads.batches(group, machine, partition, offset, end, SCAN_BYTES)
             if batches is None:
                 raise NotLeader(group.id, None, "its replica here is damaged")
+            if not batches:
+                return
             for batch in batches:
                 header = parse_header(batch)
                 offset = header.next_offset

@@ -1,27 +1,23 @@
 """Record batches from this node's own replicas: from the tail in memory where it leads, else from the disk.
 
-What is read from the disk is checked to be without a hole: a batch below the high watermark that is missing is damage,
-and the replica leaves its group.
+What is read from the disk is checked to be without a hole (`record_scan`): a batch below the high watermark that is
+missing is damage, and the replica leaves its group.
 """
 
 import asyncio
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from consensus.errors import Damaged
 from consensus.group import Group
 from raftbroker.broker.context import Context
 from raftbroker.broker.errors import OffsetOutOfRange
+from raftbroker.broker.record_scan import Hole, scan
 from raftbroker.broker.tail import TailCache
 from raftbroker.broker.views import Fetched
 from raftbroker.state.batch import parse_header
 from raftbroker.state.partition import PartitionMachine
 
 CONFIRM_SECONDS = 1.0
-
-
-class Hole(Damaged):
-    """A batch that should be on this disk is not."""
 
 
 class ReplicaReads:
@@ -35,7 +31,7 @@ class ReplicaReads:
         below the log start. `committed`: nothing of transactions that are open, and which ones were aborted."""
         replica = self._context.host.groups.get(group)
         machine = self._context.machine(group)
-        if replica is None or replica.damaged is not None or machine is None:
+        if replica is None or replica.damaged is not None or replica.installing or machine is None:
             return None
         end = machine.last_stable(partition) if committed else machine.end(partition)
         if offset >= end:
@@ -44,7 +40,7 @@ class ReplicaReads:
         if offset < state.start:
             raise out_of_range(offset, state.start, state.end)
         batches = self.batches(replica, machine, partition, offset, end, bytes_max)
-        if batches is None:
+        if not batches:
             return None
         stable = end if committed else machine.last_stable(partition)
         aborted: tuple[tuple[int, int], ...] = ()
@@ -55,14 +51,15 @@ class ReplicaReads:
     def batches(
         self, replica: Group, machine: PartitionMachine, partition: int, offset: int, end: int, bytes_max: int
     ) -> Sequence[bytes] | None:
-        """Those from the one that holds `offset` on, below `end`, which the state says are here; None where they are
-        not, and the replica may be damaged."""
-        if replica.leading:
+        """Those from the one that holds `offset` on, or the first behind it, below `end`, which the state says are
+        here; None where they are not, and the replica may be damaged. There is one unless `end` cuts off what
+        compaction has left: never where it is the end of what a reader may see."""
+        if replica.leading and offset >= machine.compacted_end(partition):
             found = self._tail.read(machine, partition, offset, end, bytes_max)
             if found is not None:
                 return found
         try:
-            return self.scan(partition, offset, end, bytes_max)
+            return scan(self._context.records, machine, partition, offset, end, bytes_max)
         except Hole as error:
             if replica.leading:
                 replica.damage(error)
@@ -71,19 +68,6 @@ class ReplicaReads:
         except Damaged as error:
             replica.damage(error)
         return None
-
-    def scan(self, partition: int, offset: int, end: int, bytes_max: int) -> list[bytes]:
-        """From the disk: batches from the one that holds `offset` on, below `end`. Raises Hole or Damaged."""
-        records = self._context.records
-        found = records.read(partition, offset, end, bytes_max)
-        if not found or found[0][0] != offset:  # the offset lies within a batch
-            base = records.floor(partition, offset)
-            if base is None:
-                raise Hole(f"partition id {partition} has no batch at offset {offset}, below its end {end}")
-            first = records.read(partition, base, base + 1, 1)
-            left = bytes_max - sum(len(batch) for _, batch in first)
-            found = first + [one for one, after in zip(found, _sums(found), strict=True) if after <= left]
-        return contiguous(partition, offset, found)
 
     # --- damage ---------------------------------------------------------------------------------------------
 
@@ -105,7 +89,7 @@ class ReplicaReads:
             if not state.start <= offset < state.end:
                 return
             try:
-                self.scan(partition, offset, state.end, 1)
+                scan(self._context.records, machine, partition, offset, state.end, 1)
                 return
             except Damaged as error:
                 damage = error
@@ -116,33 +100,6 @@ class ReplicaReads:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _sums(found: Sequence[tuple[int, bytes]]) -> Iterator[int]:
-    """The bytes of the batches up to each one."""
-    return itertools.accumulate(len(batch) for _, batch in found)
-
-
-def contiguous(partition: int, offset: int, found: Sequence[tuple[int, bytes]]) -> list[bytes]:
-    """The batches, where they are where they should be: the first holds `offset`, each follows the one before.
-
-    Raises Hole."""
-    batches = []
-    expected = None
-    for base, batch in found:
-        header = parse_header(batch)
-        after = base + header.count
-        first = expected is None and base <= offset < after
-        if header.base_offset != base or not (first or base == expected):
-            raise Hole(
-                f"partition id {partition} has a batch of offsets {header.base_offset} to {after - 1} at {base}, "
-                f"where {offset if expected is None else expected} should follow"
-            )
-        batches.append(batch)
-        expected = after
-    if not batches:
-        raise Hole(f"partition id {partition} has no batch at offset {offset}, below its end")
-    return batches
 
 
 def out_of_range(offset: int, start: int, end: int) -> OffsetOutOfRange:

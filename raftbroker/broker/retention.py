@@ -1,4 +1,5 @@
 """Deletes what is past its retention, and what is left of deleted topics. Each group's leader decides and proposes.
+Topics whose cleanup.policy is compact alone have no retention.
 
 Whole segments go, the oldest first: by age once a segment's newest record is older than retention.ms, by size while
 what would be left is still at least retention.bytes. What stands in the state is all there is to know: a round that was
@@ -35,10 +36,12 @@ from raftbroker.broker.controller import Controller
 from raftbroker.broker.errors import BrokerError, InvalidRequest, OffsetOutOfRange
 from raftbroker.broker.group_writer import GroupWriter
 from raftbroker.broker.produce import Producer
+from raftbroker.broker.record_scan import first_kept
 from raftbroker.broker.routing import Mode, Router
 from raftbroker.broker.topics import Topics
 from raftbroker.broker.wire import DELETE_RECORDS, DROPPED, DeleteRecordsRequest, DroppedRequest
 from raftbroker.state.configs import TopicConfig
+from raftbroker.state.partition import PartitionMachine
 from raftbroker.state.partition_commands import DropPartitions, PartitionState, Segment, Trim, TrimItem
 
 log = logging.getLogger(__name__)
@@ -121,9 +124,9 @@ class Retention:
         state = writer.machine.partition(partition)
         machine, group, now = writer.machine, writer.group, writer.time_ms()
         by_age = group.leading and machine.term == group.term  # else `now` and the floor are of different terms
-        ages = Ages(now, machine.age_floor_ms, config.retention_ms if by_age else -1)
-        stable = machine.last_stable(partition)
-        start = past_retention(state, machine.segments(partition), ages, config.retention_bytes, stable)
+        ages = Ages(now, machine.age_floor_ms, config.retention_ms if by_age and config.deletes else -1)
+        bytes_max = config.retention_bytes if config.deletes else -1
+        start = past_retention(state, machine.segments(partition), ages, bytes_max, machine.last_stable(partition))
         return TrimItem(partition, start, start) if start > state.start else None
 
     # --- deleted topics -------------------------------------------------------------------------------------
@@ -186,7 +189,7 @@ class Retention:
         if before <= state.start:
             return state.start
         try:
-            first = self._first_base(request.partition, before, state)
+            first = self._first_base(writer.machine, request.partition, before, state)
         except Damaged as error:
             writer.group.damage(error)
             raise NotLeader(request.group, None, "its replica here is damaged") from error
@@ -194,14 +197,11 @@ class Retention:
         await writer.propose(trim, request.timeout)
         return writer.machine.partition(request.partition).start
 
-    def _first_base(self, partition: int, before: int, state: PartitionState) -> int:
+    def _first_base(self, machine: PartitionMachine, partition: int, before: int, state: PartitionState) -> int:
         """The base offset of the batch that holds the new start: batches below it can go."""
         if before == state.end:
             return state.end
-        base = self._context.records.floor(partition, before)
-        if base is None:
-            raise Damaged(f"partition id {partition} has no batch at offset {before}, below its end {state.end}")
-        return base
+        return first_kept(self._context.records, machine, partition, before)
 
 
 class Ages(msgspec.Struct, frozen=True):

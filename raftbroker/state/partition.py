@@ -41,10 +41,12 @@ from consensus.errors import InvariantBroken, UnknownCommand
 from consensus.machine import Applied
 from consensus.model import Entry
 from consensus.store import KeyRange
-from raftbroker.state.keys import payload_key
+from raftbroker.state.keys import all_ranges, generation_range, payload_key
 from raftbroker.state.partition_commands import (
+    Aborted,
     AppendBatches,
     AppendHeader,
+    Compact,
     DropPartitions,
     IdempotencyState,
     Ongoing,
@@ -55,7 +57,7 @@ from raftbroker.state.partition_commands import (
     TrimItem,
     decode_partition,
 )
-from raftbroker.state.partition_segments import Epochs, Partition, PartitionRow
+from raftbroker.state.partition_segments import Epochs, Partition, PartitionRow, Replaced
 from raftbroker.state.partition_transactions import ABORTED, ONGOING, TransactionIndex
 from raftbroker.state.producers import advance
 from raftbroker.state.window import Window
@@ -199,6 +201,8 @@ class PartitionMachine:
                     self._confirm()
                 for item in command.items:
                     self._trim(item)
+            elif isinstance(command, Compact):
+                self._compact(command, entry.index)
             else:
                 self._drop(command)
         run = self._run
@@ -210,12 +214,13 @@ class PartitionMachine:
         return run
 
     def payload_ranges(self) -> list[KeyRange]:
-        """Each partition's batches, from the first that is kept to its end, ascending."""
-        return [
-            (payload_key(partition_id, partition.first_base), payload_key(partition_id, partition.end))
-            for partition_id, partition in sorted(self._partitions.items())
-            if partition.first_base < partition.end
-        ]
+        """Each partition's batches, from the first that is kept to its end, ascending. Exact: an entry's payloads are
+        all in them that are still there, so a replica that lacks one in them has an entry that never committed."""
+        found: list[KeyRange] = []
+        for _, partition in sorted(self._partitions.items()):
+            if partition.first_base < partition.end:
+                found += partition.ranges(partition.first_base, partition.end)
+        return sorted(found)
 
     def ranges_of(self, rows: dict[bytes, bytes]) -> list[KeyRange]:
         scratch = PartitionMachine(self._limits)
@@ -278,6 +283,15 @@ class PartitionMachine:
         found = self._partitions.get(partition_id)
         return 0 if found is None else found.end
 
+    def compacted_end(self, partition_id: int) -> int:
+        """From this offset on all batches are as produced: one behind the other, without gaps."""
+        found = self._partitions.get(partition_id)
+        return 0 if found is None else found.compacted_end
+
+    def segment_at(self, partition_id: int, offset: int) -> tuple[Segment, int]:
+        """The segment that holds the offset, which must be one that can be read, and where it ends."""
+        return self._partitions[partition_id].segment_at(offset)
+
     def segments(self, partition_id: int) -> tuple[Segment, ...]:
         """Ascending; the last one is still open. The first may start below the first batch kept."""
         found = self._partitions.get(partition_id)
@@ -307,6 +321,10 @@ class PartitionMachine:
         """(producer id, first offset) of aborted transactions whose offsets, marker included, overlap those from
         `start` to `end` (exclusive), ascending by first offset."""
         return self._transactions.aborted(partition_id, start, end)
+
+    def all_aborted(self, partition_id: int) -> tuple[Aborted, ...]:
+        """All that are remembered, ascending by marker."""
+        return self._transactions.all_aborted(partition_id)
 
     def ongoing(self, partition_id: int, producer_id: int) -> Ongoing | None:
         return self._transactions.ongoing(partition_id, producer_id)
@@ -412,17 +430,34 @@ class PartitionMachine:
         partition = self._partitions.get(item.partition)
         if partition is None:
             return
-        before = partition.first_base
-        for segment in partition.trim(item.start, item.first_base):
+        gone = partition.trim(item.start, item.first_base)
+        for segment in gone.segments:
             self._run.rows[_segment_key(item.partition, segment)] = None
+        self._run.delete_payloads += gone.batches
         if partition.forget_epochs():
             self._run.rows[_EPOCHS + _U64.pack(partition.id)] = _encode(partition.epochs)
         self._transactions.trim(partition.id, partition.start, self._run.rows)
-        if partition.first_base > before:
-            self._run.delete_payloads.append(
-                (payload_key(item.partition, before), payload_key(item.partition, partition.first_base))
-            )
         self._touched[item.partition] = None
+
+    def _compact(self, command: Compact, index: int) -> None:
+        if command.generation not in (0, index):
+            raise InvariantBroken(
+                f"entry {index} brings generation {command.generation} of compacted batches, not its own"
+            )
+        partition = self._partitions.get(command.partition)
+        replaced: Replaced | None = None
+        if partition is not None:
+            replaced = partition.compact(command, self._time_ms, self.last_stable(partition.id))
+        if partition is None or replaced is None:
+            if command.generation:
+                self._run.delete_payloads.append(generation_range(command.partition, command.generation))
+            return
+        rows = self._run.rows
+        rows.update((_segment_key(partition.id, segment), None) for segment in replaced.before)
+        rows.update((_segment_key(partition.id, segment), _encode(segment)) for segment in replaced.after)
+        self._run.delete_payloads += replaced.gone
+        self._transactions.forget(partition.id, command.forgotten, rows)
+        self._touched[partition.id] = None
 
     def _drop(self, command: DropPartitions) -> None:
         rows = self._run.rows
@@ -442,7 +477,8 @@ class PartitionMachine:
                 rows[_EPOCHS + _U64.pack(partition_id)] = None
             self._transactions.drop(partition_id, rows)
             self._touched[partition_id] = None
-            self._run.delete_payloads.append((payload_key(partition_id, 0), payload_key(partition_id + 1, 0)))
+            compacted = partition is not None and partition.compacted_end
+            self._run.delete_payloads += all_ranges(partition_id)[: 2 if compacted else 1]
         while len(self._dropped) > self._limits.dropped_per_group:
             oldest, _ = self._dropped.popitem(last=False)
             rows[_DROPPED + _U64.pack(oldest)] = None

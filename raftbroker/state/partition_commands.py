@@ -38,6 +38,12 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     created_ms: int
     appended_ms: int
     """When its first and its last batch were appended."""
+    generation: int = 0
+    """0: the batches are as produced, one behind the other. Else those of `keys.compacted_key`, with gaps between."""
+    cleaned_ms: int = 0
+    """When compaction first went over it, with all that lies below; 0 for never."""
+    waiting: int = 0
+    """At most so many tombstones and markers are in it that compaction takes out once their time has come."""
 
 
 class SequencedBatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -166,7 +172,36 @@ class DropPartitions(Command, frozen=True, array_like=True, tag=3):
     partitions: tuple[int, ...]
 
 
-PartitionCommand = AppendBatches | Trim | DropPartitions
+class Compact(Command, frozen=True, array_like=True, tag=4):
+    """Puts one segment in the place of the closed ones in `replaced`, or of the last one's part below `end`.
+
+    It is applied whole, or, where they are not any more what the leader read, not at all. The batches of the new
+    segment are the entry's payloads, each under `keys.compacted_key`; without a `generation` there are none, and the
+    one segment in `replaced` stays as it is: all that was to be kept of it is what it has.
+
+    Only from `partition.COMPACTION_FEATURE` on."""
+
+    time_ms: int
+    partition: int
+    generation: int
+    """The index of this command's own entry, or 0."""
+    replaced: tuple[tuple[int, int], ...]
+    """(base offset, generation) of neighbouring segments, ascending."""
+    first: int
+    """The offset from which on the leader has read them: above the first's base where a trim has cut it."""
+    end: int
+    """Where the new segment ends. Below the end of the last one replaced only where that is as produced."""
+    taken: int
+    """The bytes of the last one that lie below `end`."""
+    bytes: int
+    max_timestamp: int
+    waiting: int
+    """`bytes`, `max_timestamp` and `waiting` of the new segment."""
+    forgotten: tuple[int, ...] = ()
+    """Offsets of markers that are not in the new segment: aborted transactions of which nothing is left."""
+
+
+PartitionCommand = AppendBatches | Trim | DropPartitions | Compact
 
 _decoder: "CommandDecoder[PartitionCommand]" = CommandDecoder("partition", msgspec.msgpack.Decoder(PartitionCommand))
 

@@ -1,11 +1,18 @@
 """One partition of a data group's state, mutable: offsets, segments, leader epochs.
 
+Segments lie side by side: each ends where the next one begins, compacted or not, so that every offset belongs to one.
+
 A part of `partition.PartitionMachine`, which says what the bounds are and what becomes a row.
 """
 
+from bisect import bisect_right
+from operator import attrgetter
+
 import msgspec
 
-from raftbroker.state.partition_commands import AppendHeader, Segment
+from consensus.store import KeyRange
+from raftbroker.state.keys import batch_range
+from raftbroker.state.partition_commands import AppendHeader, Compact, Segment
 
 SEGMENT_BYTES_MIN = 1 << 20
 SEGMENT_BYTES_SHARE = 1024
@@ -13,6 +20,8 @@ SEGMENT_MS_MIN = 60_000
 SEGMENT_MS_SHARE = 64
 EPOCHS_MAX = 64
 """The newest leader epochs kept of each partition."""
+
+_base_offset = attrgetter("base_offset")
 
 Epochs = tuple[tuple[int, int], ...]
 """(term, offset of the first batch appended in it), both ascending."""
@@ -26,6 +35,21 @@ class PartitionRow(msgspec.Struct, frozen=True, array_like=True):
     active: Segment | None
 
 
+class Trimmed(msgspec.Struct, frozen=True):
+    """What a trim takes away: closed segments that go as a whole, keys of batches."""
+
+    segments: list[Segment]
+    batches: list[KeyRange]
+
+
+class Replaced(msgspec.Struct, frozen=True):
+    """What compaction has changed: closed segments that went, those in their place, keys of batches that go."""
+
+    before: list[Segment]
+    after: list[Segment]
+    gone: list[KeyRange]
+
+
 class Partition:
     """The active segment is open: its fields change with every append."""
 
@@ -34,6 +58,7 @@ class Partition:
         "appended_ms",
         "bytes",
         "closed",
+        "compacted_end",
         "end",
         "epochs",
         "first_base",
@@ -46,6 +71,8 @@ class Partition:
         self.id = partition_id
         self.start = self.first_base = self.end = self.bytes = self.appended_ms = 0
         self.max_timestamp = -1
+        self.compacted_end = 0
+        """From here on all batches are as produced."""
         self.closed: list[Segment] = []
         self.active: Segment | None = None
         self.epochs: Epochs = ()
@@ -93,11 +120,12 @@ class Partition:
         self.epochs = self.epochs[gone:]
         return gone > 0
 
-    def trim(self, start: int, first_base: int) -> list[Segment]:
-        """Returns the closed segments that went as a whole. A `first_base` that makes no sense deletes nothing."""
+    def trim(self, start: int, first_base: int) -> "Trimmed":
+        """A `first_base` that makes no sense deletes nothing."""
         self.start = max(self.start, min(start, self.end))
         if not self.first_base < first_base <= self.start:
-            return []
+            return Trimmed([], [])
+        batches = self.ranges(self.first_base, first_base)
         self.first_base = first_base
         segments = self.segments()
         ends = [segment.base_offset for segment in segments[1:]] + [self.end]
@@ -107,15 +135,21 @@ class Partition:
         removed = self.closed[:gone]
         del self.closed[:gone]
         self.recount()
-        return removed
+        return Trimmed(removed, batches)
 
     def count_from(self, doubted_ms: int, began_ms: int) -> list[Segment]:
-        """What was last appended to from `doubted_ms` on counts as if at `began_ms`. Returns the segments changed."""
+        """What was last appended to, or cleaned, from `doubted_ms` on counts as if at `began_ms`. Returns the segments
+        changed."""
         segments = self.segments()
         changed = []
         for position, segment in enumerate(segments):
-            if doubted_ms <= segment.appended_ms < began_ms:
-                segments[position] = msgspec.structs.replace(segment, appended_ms=began_ms)
+            appended_ms, cleaned_ms = segment.appended_ms, segment.cleaned_ms
+            if doubted_ms <= appended_ms < began_ms:
+                appended_ms = began_ms
+            if cleaned_ms and doubted_ms <= cleaned_ms < began_ms:
+                cleaned_ms = began_ms
+            if (appended_ms, cleaned_ms) != (segment.appended_ms, segment.cleaned_ms):
+                segments[position] = msgspec.structs.replace(segment, appended_ms=appended_ms, cleaned_ms=cleaned_ms)
                 changed.append(segments[position])
         if changed and self.active is not None:
             self.active = segments.pop()
@@ -126,10 +160,91 @@ class Partition:
     def segments(self) -> list[Segment]:
         return self.closed if self.active is None else [*self.closed, self.active]
 
+    def stop_of(self, position: int) -> int:
+        """Where the segment at this position ends: where the next one begins."""
+        if position + 1 < len(self.closed):
+            return self.closed[position + 1].base_offset
+        return self.end if self.active is None or position == len(self.closed) else self.active.base_offset
+
+    def segment_at(self, offset: int) -> tuple[Segment, int]:
+        """The segment that this offset, which is below the end and not below the start, belongs to; where it ends."""
+        active = self.active
+        if active is not None and offset >= active.base_offset:
+            return active, self.end
+        position = max(0, bisect_right(self.closed, offset, key=_base_offset) - 1)
+        return self.closed[position], self.stop_of(position)
+
+    def ranges(self, low: int, high: int) -> list[KeyRange]:
+        """The keys under which the batches lie that start from offset `low` to before `high`, where both are the first
+        or last offset of a batch, or in a gap."""
+        found: list[KeyRange] = []
+        run = low  # what follows from here on, and has not been told, is as produced
+        for position, segment in enumerate(self.closed if low < self.compacted_end else ()):
+            first, stop = max(segment.base_offset, low), min(self.stop_of(position), high)
+            if segment.generation and first < stop:
+                if run < first:
+                    found.append(batch_range(self.id, 0, run, first))
+                found.append(batch_range(self.id, segment.generation, first, stop))
+                run = stop
+        if run < high:
+            found.append(batch_range(self.id, 0, run, high))
+        return found
+
+    def compact(self, command: Compact, time_ms: int, stable: int) -> "Replaced | None":
+        """None, and nothing changed, where the segments are not what they were, or what follows them is not decided:
+        that stays, so that below the last stable offset, `stable`, there is always a batch to read."""
+        position = bisect_right(self.closed, command.replaced[0][0], key=_base_offset) - 1
+        if position < 0:
+            return None
+        behind = position + len(command.replaced)
+        replaced = self.closed[position:behind]
+        if tuple((one.base_offset, one.generation) for one in replaced) != command.replaced:
+            return None
+        last, stop = replaced[-1], self.stop_of(behind - 1)
+        whole = command.end == stop
+        following = self.stop_of(behind) if whole else stop
+        if (
+            following > stable
+            or self.first_base > command.first
+            or not (whole or (not last.generation and last.base_offset < command.end < stop))
+        ):
+            return None
+        cleaned = [one.cleaned_ms for one in replaced]
+        made = Segment(
+            replaced[0].base_offset,
+            command.bytes,
+            command.max_timestamp,
+            replaced[0].created_ms,
+            max(one.appended_ms for one in replaced),
+            command.generation,
+            max(cleaned) if all(cleaned) else time_ms,
+            command.waiting,
+        )
+        gone: list[KeyRange] = []
+        put = [made]
+        if command.generation:
+            gone = self.ranges(max(made.base_offset, self.first_base), command.end)
+        elif len(replaced) > 1 or not whole:
+            return None
+        else:
+            put = [
+                msgspec.structs.replace(
+                    last, max_timestamp=command.max_timestamp, cleaned_ms=made.cleaned_ms, waiting=command.waiting
+                )
+            ]
+        if not whole:
+            left = max(0, last.bytes - command.taken)
+            put.append(msgspec.structs.replace(last, base_offset=command.end, bytes=left))
+        self.closed[position:behind] = put
+        self.recount()
+        return Replaced(replaced, put, gone)
+
     def recount(self) -> None:
         segments = self.segments()
         self.bytes = sum(segment.bytes for segment in segments)
         self.max_timestamp = max((segment.max_timestamp for segment in segments), default=-1)
+        compacted = [position for position, segment in enumerate(self.closed) if segment.generation]
+        self.compacted_end = self.stop_of(compacted[-1]) if compacted else 0
 
     def row(self) -> PartitionRow:
         return PartitionRow(self.start, self.first_base, self.end, self.appended_ms, self.active)

@@ -15,6 +15,7 @@ aborted one.
 
 import struct
 from bisect import bisect_left
+from collections.abc import Iterable
 from operator import attrgetter
 
 import msgspec
@@ -97,6 +98,11 @@ class TransactionIndex:
         overlapping.sort(key=_first_offset)
         return [(one.producer_id, one.first_offset) for one in overlapping]
 
+    def all_aborted(self, partition: int) -> tuple[Aborted, ...]:
+        """Ascending by marker."""
+        found = self._partitions.get(partition)
+        return () if found is None else tuple(found.aborted)
+
     def room(self, partition: int, in_flight: int) -> bool:
         """Whether another transaction may open, where `in_flight` batches may each be opening one."""
         found = self._partitions.get(partition)
@@ -143,6 +149,19 @@ class TransactionIndex:
             rows[_aborted_key(partition, one.marker_offset)] = None
         del found.aborted[:gone]
         self._count -= gone
+        self._forget_if_empty(partition, found)
+
+    def forget(self, partition: int, markers: Iterable[int], rows: Rows) -> None:
+        """Nothing is left of the aborted transactions that end with markers at these offsets."""
+        found = self._partitions.get(partition)
+        if found is None:
+            return
+        for offset in markers:
+            position = bisect_left(found.aborted, offset, key=_marker_offset)
+            if position < len(found.aborted) and found.aborted[position].marker_offset == offset:
+                del found.aborted[position]
+                self._count -= 1
+                rows[_aborted_key(partition, offset)] = None
         self._forget_if_empty(partition, found)
 
     def _forget_if_empty(self, partition: int, found: _Transactions) -> None:

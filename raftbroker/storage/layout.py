@@ -11,7 +11,9 @@ Numbers in keys are big-endian, so that key order is number order.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
+from operator import itemgetter
 
 import msgspec
 
@@ -30,6 +32,7 @@ _META = struct.Struct(">cI")
 _NUMBER = struct.Struct(">Q")
 
 pack_number = _NUMBER.pack
+_first = itemgetter(0)
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -125,24 +128,26 @@ def read_base(group: int, value: bytes | None) -> LogBase:
         raise Damaged(f"the base of group {group} does not decode: {error}") from error
 
 
-def within(key: bytes, ranges: Iterable[KeyRange]) -> bool:
-    return any(first <= key < end for first, end in ranges)
+def within(key: bytes, ranges: Sequence[KeyRange]) -> bool:
+    """Whether the key lies in one of the ranges, which are ascending and apart."""
+    position = bisect_right(ranges, key, key=_first) - 1
+    return position >= 0 and key < ranges[position][1]
 
 
-def subtract(ranges: Iterable[KeyRange], kept: Sequence[KeyRange]) -> list[KeyRange]:
-    """The parts of `ranges` that lie in none of `kept`."""
-    left = [(first, end) for first, end in ranges if first < end]
-    for low, high in kept:
-        if low >= high:
-            continue
-        parts: list[KeyRange] = []
-        for first, end in left:
-            if end <= low or high <= first:
-                parts.append((first, end))
-                continue
+def subtract(ranges: Sequence[KeyRange], kept: Sequence[KeyRange]) -> list[KeyRange]:
+    """The parts of `ranges` that lie in none of `kept`; each ascending and apart. There may be many thousands."""
+    left: list[KeyRange] = []
+    position = 0
+    for first, end in ranges:
+        while position < len(kept) and kept[position][1] <= first:
+            position += 1
+        at = position
+        while first < end and at < len(kept) and kept[at][0] < end:
+            low, high = kept[at]
             if first < low:
-                parts.append((first, low))
-            if high < end:
-                parts.append((high, end))
-        left = parts
+                left.append((first, low))
+            first = max(first, high)
+            at += 1
+        if first < end:
+            left.append((first, end))
     return left
