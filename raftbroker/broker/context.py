@@ -22,12 +22,14 @@ from raftbroker.storage.records import RecordReader
 
 CONTROL = 0
 """The control group's id."""
-FEATURE = 3
+FEATURE = 4
 """The highest cluster feature version this code supports."""
 SHARDS_FEATURE = 2
 """From this cluster feature version on there are coordinator shards."""
 WEBHOOKS_FEATURE = 3
 """From this one on there are webhooks."""
+COMPACTION_FEATURE = 4
+"""From this one on topics can be compacted: the command `Compact`."""
 
 CATCH_UP_SECONDS = 2.0
 """How long a request that another node passes on waits for the control state its sender has seen."""
@@ -79,6 +81,11 @@ class BrokerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """In the whole cluster."""
     topics_max: int = 10_000
     retention_check: float = 30.0
+    compaction_check: float = 15.0
+    compaction_bytes_per_second: int = 32 * _MIB
+    """Read and written by compaction on this node."""
+    compaction_map_bytes: int = 64 * _MIB
+    """Memory for the keys of one pass; there is one pass at a time."""
     reconcile_every: float = 1.0
     transfer_quiet: float = 10.0
     """Leadership moves to the preferred replica no sooner after the last change."""

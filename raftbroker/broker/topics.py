@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from consensus.errors import Refused
-from raftbroker.broker.context import CONTROL, Context
+from raftbroker.broker.context import COMPACTION_FEATURE, CONTROL, Context
 from raftbroker.broker.controller import Controller
 from raftbroker.broker.errors import BrokerError, Unavailable, UnknownOutcome, UnknownPartition, UnknownTopic
 from raftbroker.broker.reports import Reports
@@ -31,7 +31,7 @@ from raftbroker.broker.wire import (
     GrowTopicRequest,
     ReadIndexRequest,
 )
-from raftbroker.state.configs import DEFINITIONS
+from raftbroker.state.configs import DEFINITIONS, compacted
 from raftbroker.state.control_commands import GroupState, PartitionPlace, TopicState
 
 READY_SECONDS = 10.0
@@ -159,6 +159,7 @@ class Topics:
         count = self._context.options.default_partitions if partitions is None else partitions
         check_partition_count(count)
         checked = check_configs(configs)
+        self._check_feature(checked)
         factor = 0 if replication_factor is None else replication_factor
         if replication_factor is not None:
             check_replication_factor(replication_factor)
@@ -233,6 +234,7 @@ class Topics:
         checked = {key: None if value is None else check_config(key, value) for key, value in changes.items()}
         for key in changes:
             check_known_config(key)
+        self._check_feature(checked)
         await self.barrier(timeout)
         topic_id = self._known(name).topic_id
         if validate_only:
@@ -246,6 +248,13 @@ class Topics:
             Mode.REPEATABLE,
         )
         await self._visible(index, deadline, f"the configs of topic {name} were changed")
+
+    def _check_feature(self, configs: Mapping[str, str | None]) -> None:
+        if compacted(configs.get("cleanup.policy") or "") and self._context.control.feature < COMPACTION_FEATURE:
+            raise Unavailable(
+                "cleanup.policy=compact needs a newer raftbroker on every node of the cluster: install it, or wait a "
+                "moment after that"
+            )
 
     async def _visible(self, index: int, deadline: float, done: str) -> None:
         try:

@@ -193,3 +193,7 @@ class Counters(msgspec.Struct):
     retried: int = 0
     unknown_outcomes: int = 0
     trimmed_partitions: int = 0
+    compaction_passes: int = 0
+    compaction_read_bytes: int = 0
+    compaction_written_bytes: int = 0
+    compaction_removed_records: int = 0

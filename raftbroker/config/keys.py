@@ -325,6 +325,34 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
             kafka="log.retention.check.interval.ms",
         ),
     ] = 30_000
+    compaction_check_ms: Annotated[
+        int,
+        Key(
+            "How often leaders look for partitions to compact, in milliseconds.",
+            100,
+            86_400_000,
+            kafka="log.cleaner.backoff.ms",
+        ),
+    ] = 15_000
+    compaction_bytes_per_second: Annotated[
+        int,
+        Key(
+            "How much compaction reads and writes on this node, in bytes a second.",
+            1 << 16,
+            1 << 40,
+            kafka="log.cleaner.io.max.bytes.per.second",
+        ),
+    ] = 32 * _MIB
+    compaction_map_bytes: Annotated[
+        int,
+        Key(
+            "Memory for the keys that one pass of compaction knows, 33 bytes each; one that has not enough goes in"
+            " several passes. There is one pass at a time.",
+            32 * _MIB,
+            1 << 34,
+            kafka="log.cleaner.dedupe.buffer.size",
+        ),
+    ] = 64 * _MIB
 
 
 class GroupsConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,6 +56,10 @@ _COUNTERS = {
     "retried": "Requests tried again because certainly nothing had been done.",
     "unknown_outcomes": "Requests that ended without their outcome being known.",
     "trimmed_partitions": "Partitions whose old records retention or a client deleted.",
+    "compaction_passes": "Passes of compaction over a partition that this node leads.",
+    "compaction_read_bytes": "Bytes of record batches that compaction read; most of them twice.",
+    "compaction_written_bytes": "Bytes of record batches that compaction wrote anew.",
+    "compaction_removed_records": "Records that compaction left out of what it wrote anew.",
 }
 
 

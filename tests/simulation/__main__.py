@@ -16,7 +16,16 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from .plants import PLANTS
-from .runner import Result, run_brokers, run_groups, run_pipelines, run_seed, run_transactions, run_webhooks
+from .runner import (
+    Result,
+    run_brokers,
+    run_compacted,
+    run_groups,
+    run_pipelines,
+    run_seed,
+    run_transactions,
+    run_webhooks,
+)
 
 PROGRESS_SECONDS = 5.0
 RUNS = {
@@ -26,6 +35,7 @@ RUNS = {
     "transactions": run_transactions,
     "groups": run_groups,
     "webhooks": run_webhooks,
+    "compacted": run_compacted,
 }
 
 
@@ -124,6 +134,7 @@ def main() -> int:
         ("transactions", "transactions"),
         ("groups", "members of consumer groups"),
         ("webhooks", "a webhook"),
+        ("compacted", "a compacted topic"),
     ):
         whole.add_argument(
             f"--{what}",

@@ -6,7 +6,7 @@ every node serves, during the run and at its end.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -62,6 +62,8 @@ class BrokerCluster(Lives):
     """See the module."""
 
     groups = GroupOptions()
+    topic_defaults: Mapping[str, str] = {}
+    compaction_check = 15.0
 
     def __init__(self, loop: VirtualLoop, seed: str, plan: Plan, keep_trace: bool = False) -> None:
         super().__init__(loop, seed, plan, keep_trace)
@@ -85,8 +87,10 @@ class BrokerCluster(Lives):
             broker=BrokerOptions(
                 peer=node.address,
                 http=f"node-{node.id}:8081",
-                topic_defaults={"retention.ms": str(self.retention_ms), "message.timestamp.type": "LogAppendTime"},
+                topic_defaults={"retention.ms": str(self.retention_ms), "message.timestamp.type": "LogAppendTime"}
+                | self.topic_defaults,
                 retention_check=1.0,
+                compaction_check=self.compaction_check,
                 transfer_quiet=2.0,
                 groups=self.groups,
             ),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from .brokers import BrokerCluster
 from .cluster import Cluster, Plan
+from .compacted import CompactedCluster, compacted_script
 from .hooks import HookCluster, Receiver
 from .lives import Lives
 from .loop import VirtualLoop, run_simulation
@@ -162,6 +163,17 @@ def run_pipelines(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Re
         await pipelines_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
 
     return _judged(seed, lambda loop: PipelineCluster(loop, str(seed), plan, keep_trace), script)
+
+
+def run_compacted(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
+    """Whole nodes under the same faults, with a topic that is compacted all the time."""
+    quiet()
+    plan = Plan.draw(Random(f"{seed}/plan"), voters)
+
+    async def script(cluster: CompactedCluster) -> None:
+        await compacted_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
+
+    return _judged(seed, lambda loop: CompactedCluster(loop, str(seed), plan, keep_trace), script)
 
 
 def run_groups(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
