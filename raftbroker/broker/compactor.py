@@ -39,9 +39,8 @@ class Compactor:
 
     async def run(self) -> None:
         """Goes over all that this node leads, now and then, until cancelled."""
-        every = self._context.options.compaction_check
         while True:
-            await asyncio.sleep(every * (0.5 + self._context.random.random() / 2))
+            await asyncio.sleep(self._context.options.compaction_check)
             await self.round()
 
     async def round(self) -> None:
