@@ -32,6 +32,8 @@ from raftbroker.storage.records import RecordReader
 
 READ_BYTES = 128 << 10
 """Read and filtered in one go; a larger batch is one by itself."""
+BATCHES_MAX = 4_000
+"""Batches of a new segment: they are proposed in one call."""
 MARKER_MS = 900_000
 """Markers stay for as long as this at least: no fetch lasts longer, and what it says of aborted transactions is told
 last."""
@@ -246,7 +248,8 @@ class Pass:
             part = await self._filter(segment, stop, min(stop, limit), keys)
             size = part.bytes + sum(one.bytes for one in run)
             apart = part.alone or not self._rules.join or bool(run and run[-1].alone)
-            if run and (apart or size > self._rules.segment_bytes):
+            batches = len(part.kept) + sum(len(one.kept) for one in run)
+            if run and (apart or size > self._rules.segment_bytes or batches > BATCHES_MAX):
                 await self._put(run)
                 run = []
             run.append(part)
@@ -264,7 +267,8 @@ class Pass:
         part = _Part(segment, stop, first, until)
         tombstones_go, markers_go = self._rules.tombstones_go(segment), self._rules.markers_go(segment)
         async for header, batch in self._batches(segment, stop, until):
-            if not segment.generation and part.kept and part.bytes + len(batch) > self._rules.segment_bytes:
+            full = part.bytes + len(batch) > self._rules.segment_bytes or len(part.kept) >= BATCHES_MAX
+            if full and part.kept and not segment.generation:
                 part.end = header.base_offset
                 break
             one = self._compacted(header, batch, keys, drop_tombstones=tombstones_go, drop_marker=markers_go)

@@ -20,6 +20,7 @@ from .runner import (
     Result,
     run_brokers,
     run_compacted,
+    run_compacted_transactions,
     run_groups,
     run_pipelines,
     run_seed,
@@ -36,6 +37,7 @@ RUNS = {
     "groups": run_groups,
     "webhooks": run_webhooks,
     "compacted": run_compacted,
+    "compacted-transactions": run_compacted_transactions,
 }
 
 
@@ -135,6 +137,7 @@ def main() -> int:
         ("groups", "members of consumer groups"),
         ("webhooks", "a webhook"),
         ("compacted", "a compacted topic"),
+        ("compacted-transactions", "transactions in a compacted topic"),
     ):
         whole.add_argument(
             f"--{what}",

@@ -24,7 +24,9 @@ from raftbroker.storage import layout
 
 from .brokers import EPOCH_MS, TOPIC, BrokerCluster
 from .checks import Violation
-from .lives import SimNode
+from .lives import Plan, SimNode
+from .loop import VirtualLoop
+from .transactions import TransactionCluster
 
 KEYS = 6
 
@@ -44,6 +46,7 @@ def small_segments() -> Iterator[None]:
     owners = ((partition_segments, "SEGMENT_BYTES_MIN", 400), (partition_segments, "SEGMENT_MS_MIN", 300))
     changed = [(owner, name, getattr(owner, name), value) for owner, name, value in owners]
     changed.append((compaction_pass, "READ_BYTES", compaction_pass.READ_BYTES, 300))
+    changed.append((compaction_pass, "MARKER_MS", compaction_pass.MARKER_MS, 1500))
     try:
         for owner, name, _, value in changed:
             setattr(owner, name, value)
@@ -56,18 +59,10 @@ def small_segments() -> Iterator[None]:
 class CompactedCluster(BrokerCluster):
     """See the module."""
 
-    puts: list[Put]
-    started: dict[int, int]
-
-    def prepare(self, random: Random) -> None:
-        self.puts = []
-        self.started = {}
-        self.compaction_check = random.choice((0.05, 0.3))
-        self.topic_defaults = {
-            "cleanup.policy": "compact",
-            "min.cleanable.dirty.ratio": random.choice(("0", "0.4")),
-            "delete.retention.ms": random.choice(("0", "500", "86400000")),
-        }
+    def __init__(self, loop: VirtualLoop, seed: str, plan: Plan, keep_trace: bool = False) -> None:
+        super().__init__(loop, seed, plan, keep_trace)
+        self.puts: list[Put] = []
+        self.started: dict[int, int] = {}
 
     # --- clients ------------------------------------------------------------------------------------------
 
@@ -145,32 +140,9 @@ class CompactedCluster(BrokerCluster):
 
     # --- the end ------------------------------------------------------------------------------------------
 
-    async def finish(self) -> None:
-        """No more passes; what they have begun is done with, and on every disk."""
-        for node in self.up():
-            for task in self.broker(node)._tasks:
-                if task.get_name() == "compaction":
-                    task.cancel()
-        for partition in range(self.partitions):
-            for _ in range(100):
-                node = self.up()[0]
-                data = encode_batch([RecordDraft(b"last", b"%d" % partition)], base_timestamp=EPOCH_MS)
-                try:
-                    await self.ask(node, partial(self.broker(node).produce, TOPIC, partition, data, timeout=5.0), 5.0)
-                    break
-                except (Retriable, UnknownOutcome):
-                    await asyncio.sleep(0.1)
-        await self.settle()
-        await asyncio.sleep(2.0)
-
     async def verify(self) -> None:
-        for node in self.up():
-            counters = self.broker(node).counters
-            for what, count in (
-                ("passes of compaction", counters.compaction_passes),
-                ("records compacted away", counters.compaction_removed_records),
-            ):
-                self.checks.counts[what] = self.checks.counts.get(what, 0) + count
+        count_passes(self)
+        await stop_compaction(self, Random(f"{self.seed}/last"))
         for partition in range(self.partitions):
             shown: dict[int, set[int]] = {}
             for node in self.nodes.values():
@@ -179,7 +151,7 @@ class CompactedCluster(BrokerCluster):
                 if shown[node.id] != next(iter(shown.values())):
                     raise Violation(f"nodes show different offsets of partition {partition}: {shown}")
             self._account_puts(partition, view.start, shown[node.id])
-        self._compare_disks()
+        compare_disks(self)
 
     async def _shown(self, node: SimNode, partition: int, start: int, end: int) -> set[int]:
         offset, found = start, set()
@@ -214,28 +186,82 @@ class CompactedCluster(BrokerCluster):
             if visible:
                 raise Violation(f"{key!r} was deleted at {newest} of partition {partition}, and is back at {visible}")
 
-    def _compare_disks(self) -> None:
-        """Every replica has the same batches, and no disk any that no state refers to."""
-        held: dict[tuple[int, bytes], int] = {}
-        for node in self.up():
-            assert node.host is not None
-            assert node.engine is not None
-            referred = []
-            for group in node.host.groups.values():
-                ranges = group.machine.payload_ranges()
-                referred += ranges
-                if not isinstance(group.machine, PartitionMachine):
-                    continue
-                for low, high in ranges:
-                    for key, data in node.engine.scan("log", low, high):
-                        crc = google_crc32c.value(data)
-                        if held.setdefault((group.id, key), crc) != crc:
-                            raise Violation(f"node {node.id} has other bytes under {key.hex()}")
-            referred.sort()
-            for key, _ in node.engine.scan("log", b"", b"\xff" * 32):
-                if not layout.within(key, referred):
-                    raise Violation(f"node {node.id} has a batch that nothing refers to: {key.hex()}")
-                self.checks.count("batches in the end")
+
+class CompactedTransactions(TransactionCluster):
+    """Transactions in a topic that is compacted, where every key is another: nothing goes but what was aborted, and
+    markers."""
+
+    keyed = True
+
+    async def verify(self) -> None:
+        count_passes(self)
+        await super().verify()
+        await stop_compaction(self, random=Random(f"{self.seed}/last"))
+        compare_disks(self)
+
+
+def draw_compaction(cluster: BrokerCluster, random: Random) -> None:
+    cluster.compaction_check = random.choice((0.05, 0.3))
+    cluster.topic_defaults = {
+        "cleanup.policy": "compact",
+        "min.cleanable.dirty.ratio": random.choice(("0", "0.4")),
+        "delete.retention.ms": random.choice(("0", "500", "86400000")),
+    }
+
+
+def count_passes(cluster: BrokerCluster) -> None:
+    counts = cluster.checks.counts
+    for node in cluster.up():
+        counters = cluster.broker(node).counters
+        for what, count in (
+            ("passes of compaction", counters.compaction_passes),
+            ("records compacted away", counters.compaction_removed_records),
+        ):
+            counts[what] = counts.get(what, 0) + count
+
+
+async def stop_compaction(cluster: BrokerCluster, random: Random) -> None:
+    """No more passes; what they have begun is done with, and on every disk."""
+    for node in cluster.up():
+        for task in cluster.broker(node)._tasks:
+            if task.get_name() == "compaction":
+                task.cancel()
+    for partition in range(cluster.partitions):
+        for _ in range(100):
+            node = random.choice(cluster.up())
+            data = encode_batch([RecordDraft(b"last", b"%d" % partition)], base_timestamp=EPOCH_MS)
+            try:
+                produce = partial(cluster.broker(node).produce, TOPIC, partition, data, timeout=5.0)
+                await cluster.ask(node, produce, 5.0)
+                break
+            except (Retriable, UnknownOutcome):
+                await asyncio.sleep(0.1)
+    await cluster.settle()
+    await asyncio.sleep(2.0)
+
+
+def compare_disks(cluster: BrokerCluster) -> None:
+    """Every replica has the same batches, and no disk any that no state refers to."""
+    held: dict[tuple[int, bytes], int] = {}
+    for node in cluster.up():
+        assert node.host is not None
+        assert node.engine is not None
+        referred = []
+        for group in node.host.groups.values():
+            ranges = group.machine.payload_ranges()
+            referred += ranges
+            if not isinstance(group.machine, PartitionMachine):
+                continue
+            for low, high in ranges:
+                for key, data in node.engine.scan("log", low, high):
+                    crc = google_crc32c.value(data)
+                    if held.setdefault((group.id, key), crc) != crc:
+                        raise Violation(f"node {node.id} has other bytes under {key.hex()}")
+        referred.sort()
+        for key, _ in node.engine.scan("log", b"", b"\xff" * 32):
+            if not layout.within(key, referred):
+                raise Violation(f"node {node.id} has a batch that nothing refers to: {key.hex()}")
+            cluster.checks.count("batches in the end")
 
 
 def content(key: bytes, value: bytes | None) -> bytes:
@@ -260,7 +286,7 @@ async def compacted_client(cluster: CompactedCluster, random: Random, until: flo
 async def compacted_script(cluster: CompactedCluster, run_faults: Callable[[float], Awaitable[None]]) -> None:
     random = Random(f"{cluster.seed}/script")
     with small_segments():
-        cluster.prepare(random)
+        draw_compaction(cluster, random)
         for node in cluster.nodes.values():
             cluster.start(node)
         await cluster.make_topic(random)
@@ -273,5 +299,4 @@ async def compacted_script(cluster: CompactedCluster, run_faults: Callable[[floa
         await asyncio.gather(*tasks)
         await cluster.settle()
         await asyncio.sleep(2.0)
-        await cluster.finish()
         await cluster.verify()

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 
 from .brokers import BrokerCluster
 from .cluster import Cluster, Plan
-from .compacted import CompactedCluster, compacted_script
+from .compacted import (
+    CompactedCluster,
+    CompactedTransactions,
+    compacted_script,
+    draw_compaction,
+    small_segments,
+)
 from .hooks import HookCluster, Receiver
 from .lives import Lives
 from .loop import VirtualLoop, run_simulation
@@ -174,6 +180,19 @@ def run_compacted(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Re
         await compacted_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
 
     return _judged(seed, lambda loop: CompactedCluster(loop, str(seed), plan, keep_trace), script)
+
+
+def run_compacted_transactions(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:
+    """Transactions under the same faults, in a topic that is compacted all the time."""
+    quiet()
+    plan = Plan.draw(Random(f"{seed}/plan"), voters)
+
+    async def script(cluster: CompactedTransactions) -> None:
+        with small_segments():
+            draw_compaction(cluster, Random(f"{seed}/compaction"))
+            await transactions_script(cluster, Nemesis(cluster, Random(f"{seed}/nemesis")).run)
+
+    return _judged(seed, lambda loop: CompactedTransactions(loop, str(seed), plan, keep_trace), script)
 
 
 def run_groups(seed: int, voters: int = 3, *, keep_trace: bool = False) -> Result:

@@ -72,6 +72,8 @@ class TransactionCluster(BrokerCluster):
     """See the module."""
 
     dealers: list[Dealer]
+    keyed = False
+    """Every record has a key of its own."""
     seen: dict[tuple[int, int], bytes]
     """What any node ever served as committed, by partition and offset."""
 
@@ -158,7 +160,7 @@ class TransactionCluster(BrokerCluster):
         sequence = dealer.sequences.get(partition, 0)
         dealer.sequences[partition] = sequence + len(values)
         batch = encode_batch(
-            [RecordDraft(b"key", value) for value in values],
+            [RecordDraft(value if self.keyed else b"key", value) for value in values],
             base_timestamp=EPOCH_MS,
             producer_id=dealer.id,
             producer_epoch=dealer.epoch,
