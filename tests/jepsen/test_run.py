@@ -32,22 +32,49 @@ class Ran:
         return read_json(self.folder / "results.json")
 
 
-def run(store: Path, *options: str) -> Ran:
-    command = [sys.executable, "-m", "jepsen", "test", "--rate=50", "--concurrency=6", f"--store={store}", *options]
-    ended = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False, start_new_session=True
-    )
-    folders = [path.parent for path in store.glob("*/*/test.json")]
-    assert len(folders) == 1, ended.stdout + ended.stderr
-    return Ran(ended.returncode, ended.stdout + ended.stderr, folders[0])
+RUNS = {
+    "sound": (
+        *("--workload=log", "--sub-via=subscribe", "--faults=kill:one", "--hold=2", "--quiet=1.5"),
+        *("--time-limit=10", "--seed=7"),
+    ),
+    "planted": ("--workload=log", "--faults=none", "--time-limit=6", "--plant=duplicate-gets-new-offset"),
+    "nothing": ("--workload=register", "--faults=none", "--time-limit=1", "--rate=1", "--concurrency=1"),
+}
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
+    """All at once: most of the time each waits for its own cluster, and by the clock."""
+    stores = {name: tmp_path_factory.mktemp(name) for name in RUNS}
+    usual = [sys.executable, "-m", "jepsen", "test", "--rate=50", "--concurrency=6"]
+    processes = {
+        name: subprocess.Popen(
+            [*usual, f"--store={stores[name]}", *options],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for name, options in RUNS.items()
+    }
+    try:
+        said = {name: process.communicate(timeout=RUN_SECONDS_MAX)[0] for name, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.kill()
+    return {name: Ran(processes[name].returncode, said[name], folder_of(stores[name])) for name in RUNS}
+
+
+def folder_of(store: Path) -> Path:
+    """Of the one run in it, or of none that came to be."""
+    return next((path.parent for path in store.glob("*/*/test.json")), store)
+
+
+@pytest.fixture(scope="module")
+def sound(runs: dict[str, Ran]) -> Ran:
     """The broker as it is, while nodes are killed."""
-    store = tmp_path_factory.mktemp("sound")
-    options = ("--workload=log", "--sub-via=subscribe", "--faults=kill:one", "--hold=2", "--quiet=1.5")
-    return run(store, *options, "--time-limit=10", "--seed=7")
+    return runs["sound"]
 
 
 def test_a_sound_broker_passes(sound: Ran) -> None:
@@ -94,15 +121,15 @@ def test_all_runs_stand_on_one_page(sound: Ran) -> None:
     assert '<td class="valid">valid' in page
 
 
-def test_a_planted_bug_is_found(tmp_path: Path) -> None:
-    ran = run(tmp_path, "--workload=log", "--faults=none", "--time-limit=6", "--plant=duplicate-gets-new-offset")
+def test_a_planted_bug_is_found(runs: dict[str, Ran]) -> None:
+    ran = runs["planted"]
     assert ran.status == 1, ran.said
     assert "duplicate" in ran.results["bad"], ran.results["bad"]  # type: ignore[operator]
     assert "anomalies: " in ran.said
 
 
-def test_a_run_that_says_nothing_does_not_pass(tmp_path: Path) -> None:
-    ran = run(tmp_path, "--workload=register", "--faults=none", "--time-limit=1", "--rate=1", "--concurrency=1")
+def test_a_run_that_says_nothing_does_not_pass(runs: dict[str, Ran]) -> None:
+    ran = runs["nothing"]
     assert ran.status == 2, ran.said
     assert ran.results["valid"] is None
     assert "could not tell: only" in ran.said
