@@ -28,7 +28,8 @@ def thread() -> Iterator[LoopThread]:
 
 async def _start(directory: str) -> Node:
     sets = [f"{door}.listen=127.0.0.1:{free_port()}" for door in ("http", "kafka", "peers")]
-    node = Node(load(None, [*sets, f"node.data_dir={directory}", "log.retention_ms=86400000"], {}))
+    sets += [f"node.data_dir={directory}", "log.retention_ms=86400000", "log.compaction_check_ms=100"]
+    node = Node(load(None, sets, {}))
     await node.start()
     assert node.core is not None
     async with asyncio.timeout(20):
