@@ -191,6 +191,20 @@ def test_a_payload_that_differs_is_reported_before_it_is_fetched() -> None:
     assert key(3) not in exchange.kept
 
 
+def test_ranges_are_asked_for_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "RANGES_MAX", 1)
+    exchange = Exchange([payload(2), payload(9)])
+    exchange.offer()
+    exchange.run()
+    exchange.check_installed()
+    assert {len(pull.ranges) for pull in exchange.pulls()} == {0, 1}
+    assert sorted(exchange.kept) == [key(n) for n in (1, 3, 5, 6, 7, 8, 10, 11, 12) if n <= ROWS]
+    ranges = [(key(1), key(4)), (key(5), key(ROWS + 1))]
+    for n in range(ROWS + 2):
+        inside = any(low <= key(n) < high for low, high in ranges)
+        assert inside == any(low <= key(n) < high for low, high in exchange.covered)
+
+
 def test_every_page_of_the_manifest_says_what_may_stand_where() -> None:
     """The pages cover the state's ranges without a gap, so that a payload that is not listed is known to be extra."""
     exchange = Exchange()
