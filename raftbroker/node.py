@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -188,6 +189,7 @@ class Node:
         self._store: LogStore | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._disk: ThreadDisk | None = None
+        self._compacting: ThreadPoolExecutor | None = None
         self._runner: web.AppRunner | None = None
         self._http_socket: asyncio.Server | None = None
         self._kafka: KafkaListener | None = None
@@ -223,6 +225,8 @@ class Node:
         outside = Outside(time.monotonic, _wall, rng, lambda: uuid.uuid4().hex)
         self._disk = ThreadDisk(self._store, self._executor)
         self.core = Core(identity, self._store, records, self._disk, transport, outside, _settings(config), self._fatal)
+        self._compacting = ThreadPoolExecutor(1, thread_name_prefix="compact")
+        self.core.broker.compactor.aside = partial(asyncio.get_running_loop().run_in_executor, self._compacting)
         rules = AddressRules(config.webhooks.allowed_networks)
         self._poster = WebhookPoster(rules)
         sender = Sender(self._poster, rules, _wall)
@@ -313,6 +317,8 @@ class Node:
             await self.core.stop()
         if self._poster is not None:
             await self._poster.close()
+        if self._compacting is not None:
+            self._compacting.shutdown(wait=True)
         if self._executor is not None and self._disk is not None:
             self._disk.close()
             self._executor.shutdown(wait=True)

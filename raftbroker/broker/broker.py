@@ -123,7 +123,7 @@ class Broker:
         self.leader_side = LeaderSide(leading, self._producer, fetch, self._offsets)
         self._clocks = Clocks(context)
         self._retention = Retention(context, self._router, self._topics, self._producer, self._controller, self._clocks)
-        self._compactor = Compactor(context, self._producer)
+        self.compactor = Compactor(context, self._producer)
         self._reconciler = Reconciler(context, self._router, self._controller, self._reports, self._replicas)
         self._health = Health(context, self._reports, self._replicas)
         self._metadata = Metadata(context, self._topics, self._reports, self._health)
@@ -187,7 +187,7 @@ class Broker:
             ("registration", self._reconciler.keep_registered),
             ("reconciliation", self._reconciler.run),
             ("retention", self._retention.run),
-            ("compaction", self._compactor.run),
+            ("compaction", self.compactor.run),
             ("webhooks", self.webhooks.runners.run),
         ):
             self._tasks.append(loop.create_task(_keep_running(name, work), name=name))

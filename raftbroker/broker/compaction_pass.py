@@ -16,23 +16,27 @@ pass. What is right about it:
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from consensus.errors import Damaged
 from consensus.model import Payload
-from raftbroker.broker.record_scan import as_produced, compacted
+from raftbroker.broker.record_scan import Hole, as_produced, compacted
 from raftbroker.state.batch import BatchHeader, parse_header
-from raftbroker.state.compaction import Kept, KeyMap, compact_batch
+from raftbroker.state.compaction import KeyMap, compact_batch
 from raftbroker.state.errors import BadBatch
 from raftbroker.state.keys import compacted_key
 from raftbroker.state.partition import PartitionMachine
 from raftbroker.state.partition_commands import Aborted, Compact, Segment
 from raftbroker.storage.records import RecordReader
 
-READ_BYTES = 128 << 10
-"""Read and filtered in one go; a larger batch is one by itself."""
-BATCHES_MAX = 4_000
+READ_BYTES = 64 << 10
+"""Read at once; a larger batch is one by itself."""
+ASIDE_RECORDS, ASIDE_BYTES = 200, 256 << 10
+"""Batches of more than this are worked on aside: a thousand records take some 15 ms."""
+BATCHES_MAX = 2_000
 """Batches of a new segment: they are proposed in one call."""
 MARKER_MS = 900_000
 """Markers stay for as long as this at least: no fetch lasts longer, and what it says of aborted transactions is told
@@ -42,7 +46,13 @@ Propose = Callable[[Callable[[int, int], tuple[Compact, list[Payload]]]], Awaita
 """Proposes what the function makes of the entry's index and of group time, in one call; returns once it is applied,
 else raises."""
 Breathe = Callable[[int], Awaitable[None]]
-"""So many bytes have been read or proposed: lets others run. Raises where the pass is to end."""
+"""So many bytes have been read or proposed: lets others run if it is time. Raises where the pass is to end."""
+T = TypeVar("T")
+
+
+class Aside(Protocol):
+    def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Does the work where it does not hold up the loop."""
 
 
 class Changed(Exception):
@@ -156,6 +166,7 @@ class Pass:
         rules: Rules,
         propose: Propose,
         breathe: Breathe,
+        aside: Aside,
     ) -> None:
         self._machine = machine
         self._partition = partition
@@ -163,6 +174,7 @@ class Pass:
         self._rules = rules
         self._propose = propose
         self._breathe = breathe
+        self._aside = aside
         self._aborted: dict[int, list[Aborted]] = {}
         self._markers: set[int] = set()
         self.tally = Tally()
@@ -182,37 +194,44 @@ class Pass:
     async def _batches(self, segment: Segment, stop: int, until: int) -> AsyncIterator[tuple[BatchHeader, bytes]]:
         """The batches of a segment that ends at `stop`, below `until`, as long as it is what it was. Raises Changed."""
         machine, partition = self._machine, self._partition
-        offset = segment.base_offset
+        offset, read = segment.base_offset, 0
         while True:
             offset = max(offset, machine.partition(partition).first_base)
             if offset >= until:
-                return
+                break
             if machine.end(partition) < until:
                 raise Changed
             now, end = machine.segment_at(partition, offset)
             if (now.base_offset, now.generation, end) != (segment.base_offset, segment.generation, stop):
                 raise Changed
             if segment.generation:
-                size = max(READ_BYTES, segment.bytes)  # whole, so that what is missing is found
-                batches = compacted(self._records, partition, segment, offset, until, size, whole=until == stop)
+                batches = compacted(self._records, partition, segment, offset, until, READ_BYTES, whole=False)
             else:
                 batches = as_produced(self._records, partition, offset, until, READ_BYTES)
-            read = 0
             for batch in batches:
                 header = parse_header(batch)
                 offset = header.next_offset
-                yield header, batch
                 read += len(batch)
-                if read >= READ_BYTES:
-                    await self._rest(read)
-                    read = 0
-            if not batches or segment.generation:
+                self.tally.read += len(batch)
+                yield header, batch
+                await self._breathe(len(batch))
+            if not batches:
                 offset = until
-            await self._rest(read)
+        cut = until < stop or machine.partition(partition).first_base > segment.base_offset
+        if segment.generation and not cut and read != segment.bytes:
+            raise Hole(
+                f"partition id {partition} has {read} bytes of compacted batches from offset {segment.base_offset} to "
+                f"{stop}, and not {segment.bytes}"
+            )
 
-    async def _rest(self, size: int) -> None:
-        self.tally.read += size
-        await self._breathe(size)
+    async def _work(self, header: BatchHeader, work: Callable[[], T]) -> T:
+        """On one batch; on a large one where it does not hold up the loop. Raises Damaged."""
+        try:
+            if header.record_count > ASIDE_RECORDS or header.size > ASIDE_BYTES:
+                return await self._aside(work)
+            return work()
+        except BadBatch as error:
+            raise Damaged(f"partition id {self._partition}, offset {header.base_offset}: {error}") from error
 
     def _is_aborted(self, header: BatchHeader) -> bool:
         found = self._aborted.get(header.producer_id) if header.transactional else None
@@ -228,15 +247,10 @@ class Pass:
             if segment.base_offset < begin:
                 continue
             async for header, batch in self._batches(segment, stop, stop):
-                if not self._learned(keys, header, batch):
+                learn = partial(keys.learn, batch, aborted=self._is_aborted(header))
+                if not await self._work(header, learn):
                     return keys, segment.base_offset if segment.generation else header.base_offset
         return keys, last
-
-    def _learned(self, keys: KeyMap, header: BatchHeader, batch: bytes) -> bool:
-        try:
-            return keys.learn(batch, aborted=self._is_aborted(header))
-        except BadBatch as error:
-            raise Damaged(f"partition id {self._partition}, offset {header.base_offset}: {error}") from error
 
     # --- filtering ------------------------------------------------------------------------------------------
 
@@ -271,7 +285,15 @@ class Pass:
             if full and part.kept and not segment.generation:
                 part.end = header.base_offset
                 break
-            one = self._compacted(header, batch, keys, drop_tombstones=tombstones_go, drop_marker=markers_go)
+            work = partial(
+                compact_batch,
+                batch,
+                keys,
+                aborted=self._is_aborted(header),
+                drop_tombstones=tombstones_go,
+                drop_marker=markers_go,
+            )
+            one = await self._work(header, work)
             part.taken += len(batch)
             self.tally.removed += one.removed
             part.changed = part.changed or one.data is not batch
@@ -284,15 +306,6 @@ class Pass:
             part.max_timestamp = max(part.max_timestamp, one.max_timestamp)
             part.waiting += one.tombstones + header.control
         return part
-
-    def _compacted(
-        self, header: BatchHeader, batch: bytes, keys: KeyMap, *, drop_tombstones: bool, drop_marker: bool
-    ) -> Kept:
-        aborted = self._is_aborted(header)
-        try:
-            return compact_batch(batch, keys, aborted=aborted, drop_tombstones=drop_tombstones, drop_marker=drop_marker)
-        except BadBatch as error:
-            raise Damaged(f"partition id {self._partition}, offset {header.base_offset}: {error}") from error
 
     # --- proposing ------------------------------------------------------------------------------------------
 

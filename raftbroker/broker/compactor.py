@@ -1,18 +1,19 @@
 """Compaction in the background: each group's leader goes over the partitions of its compacted topics, one at a time on
 a node, and proposes what is to stay (`compaction_pass`).
 
-A pass waits for others wherever it can: it reads in small slices, no more than so many bytes a second, and proposes
-nothing while producers are held back. It ends with leadership, and with the first command that is refused or whose
-outcome is not known: what has been done stands, the next pass begins anew.
+A pass waits for others wherever it can: it works in small slices and rests for as long as it has worked, takes no more
+than so many bytes a second, and proposes nothing while producers are held back. It ends with leadership, and with the
+first command that is refused or whose outcome is not known: what has been done stands, the next pass begins anew.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from consensus.errors import ConsensusError, Damaged, NotLeader, Unknown
 from consensus.model import Payload
-from raftbroker.broker.compaction_pass import Changed, Pass, Rules, cleanable, dirty_ratio
+from raftbroker.broker.compaction_pass import Aside, Changed, Pass, Rules, cleanable, dirty_ratio
 from raftbroker.broker.context import COMPACTION_FEATURE, Context
 from raftbroker.broker.errors import BrokerError
 from raftbroker.broker.group_writer import GroupWriter
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PROPOSE_SECONDS = 30.0
 HELD_BACK_SECONDS = 0.05
+SLICE_SECONDS = 0.005
+"""How long a pass works before it gives the loop to others, for as long as it has worked."""
 SEGMENT_BYTES_MIN = 2 << 20
 SEGMENT_SHARE = 512
 """A segment of compacted batches has at most 2 MiB or 1/512 of its partition, whichever is more, and fits in an
@@ -32,10 +35,19 @@ TURN_PARTITIONS = 200
 """Partitions looked at before others get the loop."""
 
 
+T = TypeVar("T")
+
+
+async def _here(work: Callable[[], T]) -> T:
+    return work()
+
+
 class Compactor:
     def __init__(self, context: Context, producer: Producer) -> None:
         self._context = context
         self._producer = producer
+        self.aside: Aside = _here
+        """Where large batches are worked on: a thread, where the node has given one."""
 
     async def run(self) -> None:
         """Goes over all that this node leads, now and then, until cancelled."""
@@ -72,7 +84,7 @@ class Compactor:
         if not ratio or ratio < config.min_cleanable_dirty_ratio:
             return
         hands = _Hands(self._context, writer)
-        one = Pass(writer.machine, partition, self._context.records, rules, hands.propose, hands.breathe)
+        one = Pass(writer.machine, partition, self._context.records, rules, hands.propose, hands.breathe, self.aside)
         counters, tally = self._context.counters, one.tally
         try:
             await one.run()
@@ -106,6 +118,8 @@ class _Hands:
         self._context = context
         self._writer = writer
         self._term = writer.group.term
+        self._since = context.clock()
+        self._bytes = 0
 
     def _check(self) -> None:
         group = self._writer.group
@@ -113,7 +127,13 @@ class _Hands:
             raise NotLeader(group.id, None, "leadership was lost during a pass of compaction")
 
     async def breathe(self, size: int) -> None:
-        await asyncio.sleep(size / self._context.options.compaction_bytes_per_second)
+        self._bytes += size
+        worked = self._context.clock() - self._since
+        pause = self._bytes / self._context.options.compaction_bytes_per_second
+        if max(worked, pause) < SLICE_SECONDS:
+            return
+        await asyncio.sleep(max(worked, pause))
+        self._bytes, self._since = 0, self._context.clock()
         self._check()
 
     async def propose(self, build: Callable[[int, int], tuple[Compact, list[Payload]]]) -> None:

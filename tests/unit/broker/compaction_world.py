@@ -7,7 +7,7 @@ are appended with their payloads, then applied or truncated; replicas restart fr
 from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from consensus.errors import NotLeader, Unknown
 from consensus.model import Entry, EntryKind, Payload
@@ -35,6 +35,7 @@ from raftbroker.storage import layout
 from raftbroker.storage.engine import Family
 from raftbroker.storage.records import RecordReader
 
+T = TypeVar("T")
 PARTITION = 7
 TOMBSTONES_MS = 1000
 
@@ -144,6 +145,10 @@ class _Ask:
 
     def __await__(self) -> Generator["_Ask", None, None]:
         yield self
+
+
+async def here(work: Callable[[], T]) -> T:
+    return work()
 
 
 class World:
@@ -322,6 +327,7 @@ class World:
             rules(machine, self.now, machine.term == self.term),
             self._propose,
             self._breathe,
+            here,
         )
         self.passes += 1
         self.coroutine = made.run()
