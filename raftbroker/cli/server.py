@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raftbroker.cli.memory import freeze_program, give_back_large_blocks
 from raftbroker.config import Config, ConfigError, exposures, load, split_address
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def run(path: Path | None, sets: Sequence[str], *, watch_parent: bool = False) -
             sys.stderr.write(f"configuration: {problem}\n")
         return EXIT_CONFIG
     set_up_logging(config)
+    give_back_large_blocks()
     _allow_files(config)
     for exposure in exposures(config):
         _logger.warning("%s", exposure)
@@ -125,6 +127,7 @@ async def _serve(config: Config, *, watch_parent: bool) -> int:
         node = Node(config)
         try:
             await node.start()
+            freeze_program()
             _logger.info("node %d serves HTTP on %s", config.node.id, config.http.listen)
             await _until_stopped(node, stopping)
         finally:
