@@ -22,7 +22,7 @@ class Settings(msgspec.Struct, frozen=True):
     """Each case through librdkafka; reads take as long as what was produced lasts."""
     queue: float = 4.0
     """Sending to a queue; receiving and acknowledging it take what they take."""
-    queue_rounds: int = 3
+    queue_rounds: int = 8
     """At each depth."""
     queue_depth: int = 1_000_000
     idle: float = 30.0
