@@ -52,10 +52,6 @@ class ConfigDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _NOTHING = " Accepted for compatibility; it changes nothing here: "
-COMPACTION = False
-"""The one switch: whether `cleanup.policy` takes compact. Until then it is refused, and what tunes compaction changes
-nothing."""
-_NOT_COMPACTED = "compaction is not implemented yet"
 
 
 def _int(name: str, default: int, low: int, high: int, text: str) -> ConfigDefinition:
@@ -65,10 +61,6 @@ def _int(name: str, default: int, low: int, high: int, text: str) -> ConfigDefin
 
 def _ignored(definition: ConfigDefinition, why: str) -> ConfigDefinition:
     return msgspec.structs.replace(definition, documentation=definition.documentation + _NOTHING + why, effective=False)
-
-
-def _compaction(definition: ConfigDefinition) -> ConfigDefinition:
-    return definition if COMPACTION else _ignored(definition, _NOT_COMPACTED + ".")
 
 
 def _level(codec: str, default: int, low: int, high: int) -> ConfigDefinition:
@@ -84,7 +76,6 @@ _DEFINITIONS: tuple[ConfigDefinition, ...] = (
         type=ConfigType.LIST,
         default="delete",
         choices=("delete", "compact"),
-        refused={} if COMPACTION else {"compact": _NOT_COMPACTED},
         documentation="What happens to old records. delete removes them by retention.ms and retention.bytes; compact "
         "keeps the newest record of each key, whatever its age, and refuses records without a key; compact,delete does "
         "both.",
@@ -103,15 +94,13 @@ _DEFINITIONS: tuple[ConfigDefinition, ...] = (
         ),
         documentation="Batches keep the compression their producer chose; producer is the only value.",
     ),
-    _compaction(
-        _int(
-            "delete.retention.ms",
-            86_400_000,
-            0,
-            LONG_MAX,
-            "How long compaction keeps a tombstone (a record without a value, which deletes its key), in ms after it "
-            "has first gone over it: a reader that takes longer from the first record to the last may miss deletions.",
-        )
+    _int(
+        "delete.retention.ms",
+        86_400_000,
+        0,
+        LONG_MAX,
+        "How long compaction keeps a tombstone (a record without a value, which deletes its key), in ms after it "
+        "has first gone over it: a reader that takes longer from the first record to the last may miss deletions.",
     ),
     _ignored(
         _int("file.delete.delay.ms", 60_000, 0, LONG_MAX, "How long a deleted segment's file stays, in ms."),
@@ -164,25 +153,21 @@ _DEFINITIONS: tuple[ConfigDefinition, ...] = (
         choices=("CreateTime", "LogAppendTime"),
         documentation="Whether records keep their producer's timestamp or get the time they were appended.",
     ),
-    _compaction(
-        ConfigDefinition(
-            name="min.cleanable.dirty.ratio",
-            type=ConfigType.DOUBLE,
-            default="0.5",
-            minimum=0,
-            maximum=1,
-            documentation="The share of a partition's bytes that has not been compacted yet from which on compaction "
-            "goes over it: less keeps it smaller and writes more.",
-        )
+    ConfigDefinition(
+        name="min.cleanable.dirty.ratio",
+        type=ConfigType.DOUBLE,
+        default="0.5",
+        minimum=0,
+        maximum=1,
+        documentation="The share of a partition's bytes that has not been compacted yet from which on compaction "
+        "goes over it: less keeps it smaller and writes more.",
     ),
-    _compaction(
-        _int(
-            "min.compaction.lag.ms",
-            0,
-            0,
-            LONG_MAX,
-            "How long a record is left alone by compaction, in ms since it was appended.",
-        )
+    _int(
+        "min.compaction.lag.ms",
+        0,
+        0,
+        LONG_MAX,
+        "How long a record is left alone by compaction, in ms since it was appended.",
     ),
     _int(
         "min.insync.replicas",

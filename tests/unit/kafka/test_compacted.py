@@ -116,7 +116,6 @@ def test_clients_read_what_is_left(
     address: str,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
-    compaction: None,
 ) -> None:
     monkeypatch.setattr(partition_segments, "SEGMENT_BYTES_MIN", 1000)
     config = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0"}

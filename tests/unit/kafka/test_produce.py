@@ -137,7 +137,7 @@ def test_batches_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [3, 8, 9, 11])
 @pytest.mark.parametrize("codec", Codec)
-def test_a_compacted_topic_wants_keys(tmp_path: Path, version: int, codec: Codec, compaction: None) -> None:
+def test_a_compacted_topic_wants_keys(tmp_path: Path, version: int, codec: Codec) -> None:
     def keyed(*keys: bytes | None) -> bytes:
         batch = encode_batch([RecordDraft(key, b"v") for key in keys], base_timestamp=int(time.time() * 1000))
         return batch if codec is Codec.NONE else compress(batch, codec)

@@ -54,8 +54,6 @@ def test_accepted(name: str, value: str, stored: str) -> None:
         ("retention.ms", "1" * 5000, "not a whole number"),
         ("retention.ms", "\u0661", "not a whole number"),
         ("max.message.bytes", "2147483648", "out of bounds"),
-        ("cleanup.policy", "compact", "compaction is not implemented yet"),
-        ("cleanup.policy", "compact,delete", "compaction is not implemented yet"),
         ("cleanup.policy", "shred", "not one of delete"),
         ("cleanup.policy", "", "not one of delete"),
         ("compression.type", "zstd", "exactly as sent"),
@@ -124,7 +122,7 @@ def test_what_tunes_compaction_is_typed_as_kafka_types_it() -> None:
     ("policy", "compacts", "deletes"),
     [("delete", False, True), ("compact", True, False), ("compact,delete", True, True), ("delete,compact", True, True)],
 )
-def test_cleanup_policies(policy: str, compacts: bool, deletes: bool, compaction: None) -> None:
+def test_cleanup_policies(policy: str, compacts: bool, deletes: bool) -> None:
     assert validate("cleanup.policy", policy.replace(",", " , ")) == policy
     config = topic_config({"cleanup.policy": policy})
     assert (config.compacted, compacted(policy), config.deletes) == (compacts, compacts, deletes)
