@@ -51,7 +51,7 @@ class Reading(msgspec.Struct):
 
     error: BrokerError | None = None
     batches: list[bytes] = []
-    """Whole and contiguous; the first may begin below the offset asked for."""
+    """Whole, in order, with gaps only where compaction has been; the first may begin below the offset asked for."""
     high_watermark: int = -1
     last_stable: int = -1
     """As `high_watermark`, but below the first open transaction."""

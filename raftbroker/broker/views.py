@@ -72,7 +72,8 @@ class Produced(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Fetched(msgspec.Struct, frozen=True, array_like=True):
-    """Whole batches, contiguous; the first may begin below the offset asked for, whose records the reader skips."""
+    """Whole batches, in order, with gaps only where compaction has been; the first may begin below the offset asked
+    for, whose records the reader skips."""
 
     batches: tuple[bytes, ...]
     high_watermark: int

@@ -2,7 +2,8 @@
 
 Record batches themselves are payloads of the log; this machine knows where they are (`payload_ranges`) and when they
 may go. A batch must start at its partition's end: the leader gives offsets against applied and in-flight state
-(`leader.PartitionLeader`), so anything else means that replicas have parted, and stops the node.
+(`leader.PartitionLeader`), so anything else means that replicas have parted, and stops the node. Compaction puts new
+segments in the place of closed ones (`Compact`), whole or not at all; their batches lie under keys of their own.
 
 What is bounded, and how:
 - producers: the newest 10,000 per partition and 20,000 per group; a forgotten one may go on with any sequence.
@@ -13,6 +14,7 @@ What is bounded, and how:
 - segments: one is closed at 1 MiB or at 1/1024 of its partition, whichever is more, and after one minute or 1/64 of the
   age of the partition's oldest record, whichever is more; so a partition has some thousands of them at most, and
   retention is about that exact.
+- segments that compaction wrote: up to 2 MiB or 1/512 of the partition each; see docs/decisions/0006.
 - dropped partitions: the newest 10,000 ids are remembered, so that a late batch cannot bring one back.
 
 Group time never goes back: the machine keeps the greatest time that a command brought, and an earlier one counts as

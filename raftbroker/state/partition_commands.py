@@ -179,7 +179,7 @@ class Compact(Command, frozen=True, array_like=True, tag=4):
     segment are the entry's payloads, each under `keys.compacted_key`; without a `generation` there are none, and the
     one segment in `replaced` stays as it is: all that was to be kept of it is what it has.
 
-    Only from `partition.COMPACTION_FEATURE` on."""
+    Only from cluster feature version 4 on."""
 
     time_ms: int
     partition: int
