@@ -1,20 +1,16 @@
 """The commands of docs/queues.md, run as they stand on a cluster: what the page says is what happens."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.dev import DevCluster, dev_cluster
+from tests.cluster.dev import dev_cluster
+from tests.cluster.pages import blocks, run
 
 pytestmark = pytest.mark.cluster
 
-PAGE = Path(__file__).parents[2] / "docs" / "queues.md"
-BLOCK = re.compile(r"^### (?P<title>.+?)\n.*?^```sh\n(?P<commands>.*?)^```", re.MULTILINE | re.DOTALL)
 CURL_MAX = 10
 
 SAID = {
@@ -57,31 +53,15 @@ SAID = {
 """What each block says, in this order."""
 
 
-def _run(cluster: DevCluster, folder: Path, commands: str) -> str:
-    script = commands.replace("http://127.0.0.1:8082", cluster.url(1))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        ["bash", "-eu", "-o", "pipefail", "-c", script],
-        cwd=folder,
-        env={**os.environ, "PATH": path, "RAFTBROKER_URL": cluster.url(1)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, f"status {done.returncode} of\n{script}\nwhich said\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.mark.skipif(not shutil.which("curl") or not shutil.which("jq"), reason="curl or jq is not installed")
 def test_the_page_says_what_happens(tmp_path: Path) -> None:
-    blocks = [(found["title"], found["commands"]) for found in BLOCK.finditer(PAGE.read_text())]
-    assert [title for title, _ in blocks] == list(SAID)
+    parts = blocks("queues.md")
+    assert [title for title, _ in parts] == list(SAID)
     with dev_cluster(tmp_path, 3) as cluster:
         cluster.wait_whole()
         shared = ""
-        for title, commands in blocks:
+        for title, commands in parts:
             assert len(re.findall(r"\bcurl ", commands)) <= CURL_MAX
-            said = _run(cluster, tmp_path, shared + commands)
+            said = run(cluster, tmp_path, shared + commands)
             shared = shared or commands[: commands.index("\n") + 1]  # where the variables are
             assert re.search(r"[\s\S]*?".join(SAID[title]), said), f"{title} said\n{said}"

@@ -370,7 +370,7 @@ def test_records_come_down_and_produce_goes_up(ws: str, topic: str) -> None:
     run(main())
 
 
-def test_a_compacted_topic_wants_keys(real: Client, cluster: str, compaction: None) -> None:
+def test_a_compacted_topic_wants_keys(real: Client, cluster: str) -> None:
     config = {"name": "cleanup.policy", "value": "compact"}
     body = {"topic_name": "pushed-table", "replication_factor": 1, "configs": [config]}
     assert real.post(f"{cluster}/topics", body).status == 201
