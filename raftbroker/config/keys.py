@@ -346,7 +346,7 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     compaction_map_bytes: Annotated[
         int,
         Key(
-            "Memory for the keys that one pass of compaction knows, 33 bytes each; one that has not enough goes in"
+            "Memory for the keys that one pass of compaction knows, 30 bytes each; one that has not enough goes in"
             " several passes. There is one pass at a time.",
             32 * _MIB,
             1 << 34,
