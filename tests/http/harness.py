@@ -104,6 +104,10 @@ class Client:
             self._connection.request(method, path, body, sent)
             response = self._connection.getresponse()
         lower = {name.lower(): value for name, value in response.getheaders()}
+        if lower.get("content-type", "").startswith("text/event-stream"):  # it has no end
+            beginning = response.read1(1024)
+            self._connection.close()
+            return Answer(response.status, lower, beginning)
         return Answer(response.status, lower, response.read())
 
     def get(self, path: str, accept: str | None = None) -> Answer:
