@@ -112,6 +112,8 @@ def swap_offsets(made: list[Event], drawn: random.Random) -> set[str]:
     pairs = polled[3]
     place = drawn.randrange(len(pairs) - 1)
     (one, first), (other, second) = pairs[place], pairs[place + 1]
+    told = acknowledged(made)  # else both may be known from this poll alone, which could as well be right
+    assume((polled[2], first) in told or (polled[2], second) in told)
     reread(polled, [*pairs[:place], [one, second], [other, first], *pairs[place + 2 :]])
     return {"inconsistent-offsets", "duplicate"}
 
