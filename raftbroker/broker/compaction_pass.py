@@ -129,6 +129,12 @@ def dirty_ratio(places: Places, rules: Rules) -> float:
     return due / sum(segment.bytes for segment, _ in places) if due else 0.0
 
 
+def overdue(places: Places, rules: Rules, lag_ms: int) -> bool:
+    """Whether something that was never cleaned was appended longer than `lag_ms` (max.compaction.lag.ms) ago."""
+    first = next((segment for segment, _ in places if not segment.cleaned_ms), None)
+    return first is not None and rules.timely and rules.now_ms - max(first.created_ms, rules.floor_ms) > lag_ms
+
+
 class _Part(msgspec.Struct):
     """What is to stay of a segment, or of its beginning."""
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from consensus.errors import ConsensusError, Damaged, NotLeader, Unknown
 from consensus.model import Payload
-from raftbroker.broker.compaction_pass import Aside, Changed, Pass, Rules, cleanable, dirty_ratio
+from raftbroker.broker.compaction_pass import Aside, Changed, Pass, Rules, cleanable, dirty_ratio, overdue
 from raftbroker.broker.context import COMPACTION_FEATURE, Context
 from raftbroker.broker.errors import BrokerError
 from raftbroker.broker.group_writer import GroupWriter
@@ -80,8 +80,10 @@ class Compactor:
 
     async def _partition(self, writer: GroupWriter, partition: int, config: TopicConfig) -> None:
         rules = self._rules(writer, partition, config)
-        ratio = dirty_ratio(cleanable(writer.machine, partition, rules), rules)
-        if not ratio or ratio < config.min_cleanable_dirty_ratio:
+        places = cleanable(writer.machine, partition, rules)
+        ratio = dirty_ratio(places, rules)
+        enough = ratio >= config.min_cleanable_dirty_ratio or overdue(places, rules, config.max_compaction_lag_ms)
+        if not ratio or not enough:
             return
         hands = _Hands(self._context, writer)
         one = Pass(writer.machine, partition, self._context.records, rules, hands.propose, hands.breathe, self.aside)

@@ -40,6 +40,8 @@ from raftbroker.state.outline import without_key
 _KINDS: dict[type, type[BadRecords]] = {DamagedBatch: DamagedRecords, OldBatch: OldRecords, BadBatch: BadRecords}
 _INDEXES_MAX = 100
 """How many records without a key are told one by one."""
+KEYED_RECORDS_MAX = 20_000
+"""Records of a batch for a compacted topic: looking at so many holds up the node for some 0.1 s."""
 
 
 class Producer:
@@ -231,7 +233,13 @@ class Producer:
 
 
 def _check_keys(batch: bytes | memoryview, header: BatchHeader, topic: str) -> None:
-    """Raises MissingKey, or BadRecords where the records cannot be read."""
+    """Raises MissingKey, RecordTooLarge, or BadRecords where the records cannot be read."""
+    if header.record_count > KEYED_RECORDS_MAX:
+        raise RecordTooLarge(
+            f"the batch has {header.record_count} records, topic {topic} is compacted and takes {KEYED_RECORDS_MAX} at "
+            "a time, since each is looked at: send fewer",
+            field="records",
+        )
     try:
         missing = without_key(header, batch)
     except BadBatch as error:

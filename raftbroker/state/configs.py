@@ -118,9 +118,12 @@ _DEFINITIONS: tuple[ConfigDefinition, ...] = (
         _int("index.interval.bytes", 4096, 0, INT_MAX, "Bytes between entries of a segment's index."),
         "every batch is found by its key.",
     ),
-    _ignored(
-        _int("max.compaction.lag.ms", LONG_MAX, 1, LONG_MAX, "How long a record may stay uncompacted, in ms."),
-        "a pass begins by min.cleanable.dirty.ratio alone.",
+    _int(
+        "max.compaction.lag.ms",
+        LONG_MAX,
+        1,
+        LONG_MAX,
+        "How long compaction may wait for min.cleanable.dirty.ratio, in ms from the append of what is new.",
     ),
     _int(
         "max.message.bytes",
@@ -304,6 +307,7 @@ class TopicConfig(msgspec.Struct, frozen=True):
     cleanup_policy: str
     compression_type: str
     delete_retention_ms: int
+    max_compaction_lag_ms: int
     max_message_bytes: int
     message_timestamp_after_max_ms: int
     message_timestamp_before_max_ms: int

@@ -9,12 +9,14 @@ import pytest
 
 from raftbroker.broker import compaction_pass, compactor, errors
 from raftbroker.broker.broker import Broker
+from raftbroker.broker.compaction_pass import Rules
 from raftbroker.broker.leader_fetch import Wanted
 from raftbroker.broker.leader_side import Asked
 from raftbroker.broker.offsets import EARLIEST, LATEST, MAX_TIMESTAMP, PlacedOffset
 from raftbroker.state import partition_segments
 from raftbroker.state.batch import RecordDraft, decode_batch, encode_batch, parse_header
 from raftbroker.state.keys import compacted_key
+from raftbroker.state.partition_commands import Segment
 from raftbroker.storage.engine import Batch
 from tests.unit.broker.nodes import TestNode, cluster, until
 
@@ -133,6 +135,33 @@ def test_tombstones_go_once_their_time_has_come(tmp_path: Path) -> None:
             assert b"gone" not in {key for key, _ in (await read(broker)).values()}
 
     asyncio.run(main())
+
+
+def test_what_stays_uncompacted_for_too_long_does_not_wait_for_the_ratio(tmp_path: Path) -> None:
+    async def main() -> None:
+        configs = {"min.cleanable.dirty.ratio": "1", "max.compaction.lag.ms": "1"}
+        async with compacted(tmp_path, **configs) as (node,):
+            broker = node.broker
+            for _ in range(3):  # all of a log that was never compacted is new: the ratio is 1 the first time alone
+                before = removed(broker)
+                await fill(broker)
+                await until(lambda before=before: removed(broker) >= before + 20)  # type: ignore[misc]
+
+    asyncio.run(main())
+
+
+def test_how_long_it_stays_counts_from_the_first_append_of_what_is_new() -> None:
+    cleaned = Segment(0, 100, 0, created_ms=1_000, appended_ms=2_000, generation=7, cleaned_ms=9_000)
+    fresh = Segment(10, 100, 0, created_ms=5_000, appended_ms=8_000)
+    later = Segment(20, 100, 0, created_ms=8_000, appended_ms=9_000)
+    places = [(cleaned, 10), (fresh, 20), (later, 30)]
+    overdue = compaction_pass.overdue
+    assert not overdue(places, Rules(now_ms=6_000, floor_ms=0), 1_000)
+    assert overdue(places, Rules(now_ms=6_001, floor_ms=0), 1_000)
+    assert not overdue(places, Rules(now_ms=6_001, floor_ms=5_001), 1_000), "before that nobody knows the time"
+    assert not overdue(places, Rules(now_ms=6_001, floor_ms=0, timely=False), 1_000)
+    assert not overdue(places[:1], Rules(now_ms=99_000, floor_ms=0), 1_000)
+    assert not overdue([], Rules(now_ms=99_000, floor_ms=0), 1_000)
 
 
 def test_records_are_deleted_up_to_an_offset_in_a_gap(tmp_path: Path) -> None:

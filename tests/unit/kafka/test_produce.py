@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raftbroker.broker.produce import KEYED_RECORDS_MAX
 from raftbroker.kafka.errors import ErrorCode
 from raftbroker.state.batch import RecordDraft, decode_batch, encode_batch, parse_header
 from raftbroker.state.compression import Codec
@@ -161,6 +162,27 @@ def test_a_compacted_topic_wants_keys(tmp_path: Path, version: int, codec: Codec
             table, log = await client.produce(("table", 0, broken), ("log", 0, broken), version=version)
             assert (table.error_code, log.error_code) == (ErrorCode.INVALID_RECORD, 0)
             assert (await node.broker.offsets("table", 0)).end == 3
+
+    asyncio.run(main())
+
+
+def test_a_compacted_topic_takes_no_batch_that_takes_long_to_look_at(tmp_path: Path) -> None:
+    def records(count: int) -> bytes:
+        drafts = [RecordDraft(b"%d" % number, b"v") for number in range(count)]
+        return encode_batch(drafts, base_timestamp=int(time.time() * 1000))
+
+    async def main() -> None:
+        async with served(tmp_path) as (node,):
+            await node.broker.create_topic("table", 1, 1, {"cleanup.policy": "compact"})
+            await node.broker.create_topic("log", 1, 1)
+            client = await node.client()
+            (most,) = await client.produce(("table", 0, records(KEYED_RECORDS_MAX)))
+            assert most.error_code == 0
+            batch = records(KEYED_RECORDS_MAX + 1)
+            table, log = await client.produce(("table", 0, batch), ("log", 0, batch))
+            assert (table.error_code, log.error_code) == (ErrorCode.MESSAGE_TOO_LARGE, 0)
+            assert "takes 20000 at a time" in table.error_message
+            assert (await node.broker.offsets("table", 0)).end == KEYED_RECORDS_MAX
 
     asyncio.run(main())
 
