@@ -254,7 +254,7 @@ def _wrong_imports(path: Path) -> Iterator[str]:
     name = relative(path)
     own = path.relative_to(ROOT).with_suffix("").parts
     in_a_layer = own[0] == "raftbroker" and (len(own) > 2 or own[1] == "node")
-    layer = own[1] if in_a_layer else None
+    layer = "cli" if own[-1] == "__main__" else own[1] if in_a_layer else None
     for line, module in imports(path):
         where = f"{name}:{line}:"
         target = layer_of(module)

@@ -27,7 +27,7 @@ def commands(typer_app: typer.Typer, path: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def raftbroker(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from raftbroker.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "raftbroker", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=cwd)
 
 
