@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raftbroker.cli.memory import freeze_program, give_back_large_blocks
+from raftbroker.cli.memory import freeze_program, give_back_freed_memory
 from raftbroker.config import Config, ConfigError, exposures, load, split_address
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ def run(path: Path | None, sets: Sequence[str], *, watch_parent: bool = False) -
             sys.stderr.write(f"configuration: {problem}\n")
         return EXIT_CONFIG
     set_up_logging(config)
-    give_back_large_blocks()
     _allow_files(config)
     for exposure in exposures(config):
         _logger.warning("%s", exposure)
@@ -123,6 +122,7 @@ async def _serve(config: Config, *, watch_parent: bool) -> int:
         from raftbroker.cli.parent import watch_standard_input
 
         watch_standard_input(stopping.set)
+    trimming = asyncio.create_task(give_back_freed_memory())
     try:
         node = Node(config)
         try:
@@ -131,6 +131,7 @@ async def _serve(config: Config, *, watch_parent: bool) -> int:
             _logger.info("node %d serves HTTP on %s", config.node.id, config.http.listen)
             await _until_stopped(node, stopping)
         finally:
+            trimming.cancel()
             await _stop(node)
     except Damaged as error:
         _logger.critical("the store is damaged, and this node will not use it: %s", error)
