@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 _JOINED_BYTES_MAX = 64 << 10
 """Up to here a frame's pieces are joined and written as one; above, copying costs more than a longer writev."""
-_WRITE_BUFFER_BYTES = 256 << 10
 
 
 class TcpOptions(msgspec.Struct, frozen=True):
@@ -94,7 +93,6 @@ class Connection(asyncio.BufferedProtocol):
         self.peer: Peer | None = None
         self.established_at = 0.0
         self.closed = False
-        self.paused = False
         self.admission: asyncio.Task[None] | None = None
         """What takes in a connection from outside, up to `connection_made`."""
         self.queue: list[bytes] = []
@@ -118,7 +116,6 @@ class Connection(asyncio.BufferedProtocol):
         if self.closed:
             self._transport.abort()
             return
-        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         if self.dialled is not None:
             self._transport.write(self._handshake.begin())
 
@@ -153,12 +150,6 @@ class Connection(asyncio.BufferedProtocol):
         self.close()
         self.owner.gone(self)
 
-    def pause_writing(self) -> None:
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        self.paused = False
-
     # --- called by the owner ----------------------------------------------------------------------------
 
     @property
@@ -172,10 +163,10 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """What waits for the kernel; below the write buffer's limit that counts as nothing."""
-        if self.paused and self._transport is not None:
-            return self.queued_bytes + self._transport.get_write_buffer_size()
-        return self.queued_bytes
+        """What waits for the kernel."""
+        if self._transport is None:
+            return self.queued_bytes
+        return self.queued_bytes + self._transport.get_write_buffer_size()
 
     def queue_alone(self, pieces: list[bytes], size: int) -> None:
         """Queues a large message, encoded in pieces, as a frame of its own."""
@@ -197,7 +188,7 @@ class Connection(asyncio.BufferedProtocol):
             self._framed = []
             self._transport.writelines(framed + (frames_of(queue) if queue else []))
         elif size <= _JOINED_BYTES_MAX:
-            self._transport.write(frame_head(len(queue), size) + b"".join(queue))
+            self._transport.write(frame_head(len(queue), sum(map(len, queue))) + b"".join(queue))
         else:
             self._transport.writelines(frames_of(queue))
 

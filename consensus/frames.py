@@ -60,7 +60,9 @@ def frame_head(count: int, size: int) -> bytes:
     return _HEAD.pack(1 + len(array) + size, VERSION) + array
 
 
-FRAME_OVERHEAD_BYTES = len(frame_head(1, 0)) - 4
+FRAME_HEAD_BYTES = len(frame_head(1, 0))
+"""What precedes a message that has a frame to itself; messages that share one have less of it each."""
+FRAME_OVERHEAD_BYTES = FRAME_HEAD_BYTES - 4
 """What a frame holds beside its only message."""
 PING = frame_head(0, 0)
 

@@ -29,7 +29,7 @@ from collections.abc import Callable, Coroutine
 import msgspec
 
 from consensus.connection import Connection, TcpOptions, split_address
-from consensus.frames import FRAME_OVERHEAD_BYTES, encode_message, pieces_of
+from consensus.frames import FRAME_HEAD_BYTES, FRAME_OVERHEAD_BYTES, encode_message, pieces_of
 from consensus.handshake import (
     CHALLENGE_BYTES,
     Handshake,
@@ -125,7 +125,7 @@ class TcpTransport:
         connection = self._links.get(node)
         if connection is None:
             return False
-        unsent = connection.unsent_bytes if connection.paused else connection.queued_bytes
+        unsent = connection.unsent_bytes
         unsent_max = self.options.unsent_bytes_max
         if unsent >= unsent_max:
             return False
@@ -139,7 +139,7 @@ class TcpTransport:
             kind = type(message).__name__
             log.error("a %s of %d bytes for node %d is too large for a frame: not sent", kind, size, node)
             return False
-        if unsent and unsent + size > unsent_max:
+        if unsent and unsent + size + FRAME_HEAD_BYTES > unsent_max:
             return False
         if not connection.queued_bytes:
             if not self._dirty:
@@ -149,7 +149,7 @@ class TcpTransport:
             connection.queue.append(encoded)
         else:
             connection.queue_alone(pieces, size)
-        connection.queued_bytes += size
+        connection.queued_bytes += size + FRAME_HEAD_BYTES
         return True
 
     def connected(self, node: int) -> Peer | None:
