@@ -262,10 +262,17 @@ class Broker:
         return await self._topics.grow(name, total, validate_only, timeout)
 
     async def alter_configs(
-        self, name: str, changes: Mapping[str, str | None], *, validate_only: bool = False, timeout: float = 15.0
+        self,
+        name: str,
+        changes: Mapping[str, str | None],
+        *,
+        expected: Mapping[str, str | None] | None = None,
+        validate_only: bool = False,
+        timeout: float = 15.0,
     ) -> None:
-        """Sets configs of a topic; None puts one back to its default. Configs not named stay."""
-        await self._topics.alter_configs(name, changes, validate_only, timeout)
+        """Sets configs of a topic; None puts one back to its default. Configs not named stay. Raises ConfigChanged
+        where one is not as `expected`: a value that is set or the default, or None where it must not be set."""
+        await self._topics.alter_configs(name, changes, expected or {}, validate_only, timeout)
 
     async def topic_configs(self, name: str, *, timeout: float = 10.0) -> list[ConfigView]:
         return await self._topics.configs(name, timeout)

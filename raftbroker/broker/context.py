@@ -22,7 +22,7 @@ from raftbroker.storage.records import RecordReader
 
 CONTROL = 0
 """The control group's id."""
-FEATURE = 4
+FEATURE = 5
 """The highest cluster feature version this code supports."""
 SHARDS_FEATURE = 2
 """From this cluster feature version on there are coordinator shards."""
@@ -30,6 +30,8 @@ WEBHOOKS_FEATURE = 3
 """From this one on there are webhooks."""
 COMPACTION_FEATURE = 4
 """From this one on topics can be compacted: the command `Compact`."""
+CONFIGS_BEFORE_FEATURE = 5
+"""From this one on `AlterConfigs` says what it was made of, so configs can be compared and set."""
 
 CATCH_UP_SECONDS = 2.0
 """How long a request that another node passes on waits for the control state its sender has seen."""

@@ -2,8 +2,9 @@
 
 Every method raises NotLeader where this node does not lead the control group, and answers the log index at which its
 change is visible. Each may be repeated after an unknown outcome: a topic is known by the id its asker made, a deletion
-and a change of configs by the topic's id, growth by its total. Ids of partitions and groups are taken from the state,
-and taken again when another change came first (`IDS_TAKEN`).
+and a change of configs by the topic's id, growth by its total; only a change that expects configs to have certain
+values is not, since it would be refused. Ids of partitions and groups, and what a topic's configs were, are taken from
+the state, and taken again when another change came first (`IDS_TAKEN`).
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from consensus.model import Member
-from raftbroker.broker.context import CONTROL, Context
+from raftbroker.broker.context import CONFIGS_BEFORE_FEATURE, CONTROL, Context
 from raftbroker.broker.errors import (
     BrokerError,
     Internal,
@@ -29,6 +30,7 @@ from raftbroker.broker.placement import GroupLoad, NewGroup, Placement, place, p
 from raftbroker.broker.rules import (
     check_config,
     check_configs,
+    check_expected,
     check_partition_count,
     check_replication_factor,
     check_topic_name,
@@ -76,7 +78,7 @@ _ERRORS: dict[OutcomeError, type[BrokerError]] = {
 }
 
 
-class _IdsTaken(Exception):
+class _MovedOn(Exception):
     """Made from a state that has moved on."""
 
 
@@ -100,7 +102,7 @@ class Controller:
         if outcome is None:
             raise Internal(f"the outcome of control entry {index} is not known any more")
         if outcome.error is OutcomeError.IDS_TAKEN:
-            raise _IdsTaken(outcome.message)
+            raise _MovedOn(outcome.message)
         if outcome.error is not None:
             raise _ERRORS.get(outcome.error, Internal)(outcome.message)
         return index
@@ -130,7 +132,7 @@ class Controller:
                 return self._context.leading(CONTROL).applied
             try:
                 return await self.propose(command, deadline - asyncio.get_running_loop().time())
-            except _IdsTaken:
+            except _MovedOn:
                 continue
         raise Unavailable("other changes kept coming first, nothing was done: try again")
 
@@ -237,8 +239,11 @@ class Controller:
             return await self._until_taken(deadline, make)
 
     async def alter_configs(self, request: AlterConfigsRequest) -> int:
+        compares = self._context.control.feature >= CONFIGS_BEFORE_FEATURE
+
         def make() -> ControlCommand | None:
             topic = self._topic(request.topic_id)
+            check_expected(topic.configs, request.expected, self._context.options.topic_defaults)
             changed = dict(topic.configs)
             for name, value in request.changes.items():
                 if value is None:
@@ -246,7 +251,9 @@ class Controller:
                 else:
                     changed[name] = check_config(name, value)
             self._check_in_sync(changed, topic.replication_factor)
-            return AlterConfigs(topic.topic_id, changed) if changed != topic.configs else None
+            if changed == topic.configs:
+                return None
+            return AlterConfigs(topic.topic_id, changed, topic.configs if compares else None)
 
         async with self._turn(request.timeout) as deadline:
             return await self._until_taken(deadline, make)

@@ -66,6 +66,10 @@ class InvalidConfig(InvalidRequest):
     """A topic config's name or value is not acceptable; `field` is the config's name."""
 
 
+class ConfigChanged(Rejected):
+    """A topic config is not what it was expected to be, so nothing was changed; `field` is the config's name."""
+
+
 class InvalidReplicationFactor(InvalidRequest):
     """The replication factor is out of bounds, or above the number of live nodes."""
 

@@ -3,7 +3,13 @@
 import re
 from collections.abc import Mapping
 
-from raftbroker.broker.errors import InvalidConfig, InvalidPartitions, InvalidReplicationFactor, InvalidRequest
+from raftbroker.broker.errors import (
+    ConfigChanged,
+    InvalidConfig,
+    InvalidPartitions,
+    InvalidReplicationFactor,
+    InvalidRequest,
+)
 from raftbroker.state import configs as state_configs
 from raftbroker.state.errors import InvalidConfig as InvalidStateConfig
 
@@ -50,3 +56,26 @@ def check_config(name: str, value: str) -> str:
         return state_configs.validate(name, value)
     except InvalidStateConfig as error:
         raise InvalidConfig(f"topic config {error}", field=name) from error
+
+
+def check_changes(changes: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The changes as they are stored. Also a config that is put back to its default has to exist."""
+    for name, value in changes.items():
+        if value is None and name not in state_configs.DEFINITIONS:
+            check_config(name, "")
+    return {name: None if value is None else check_config(name, value) for name, value in changes.items()}
+
+
+def check_expected(configs: Mapping[str, str], expected: Mapping[str, str | None], defaults: Mapping[str, str]) -> None:
+    """A topic's own configs are as expected: a value that is set, or the default (of this node where `defaults` has
+    it); None is for one that is not set. Raises ConfigChanged."""
+    for name, value in expected.items():
+        holds = configs.get(name)
+        if value is not None and holds is None:
+            holds = defaults.get(name, state_configs.DEFINITIONS[name].default)
+        if holds != value:
+            raise ConfigChanged(
+                f"{name} is {holds!r}, expected was {'that it is not set' if value is None else repr(value)}: nothing "
+                "was changed. Read it and decide anew",
+                field=name,
+            )

@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Mapping
 
 from consensus.errors import Refused
-from raftbroker.broker.context import COMPACTION_FEATURE, CONTROL, Context
+from raftbroker.broker.context import COMPACTION_FEATURE, CONFIGS_BEFORE_FEATURE, CONTROL, Context
 from raftbroker.broker.controller import Controller
 from raftbroker.broker.errors import BrokerError, Unavailable, UnknownOutcome, UnknownPartition, UnknownTopic
 from raftbroker.broker.reports import Reports
 from raftbroker.broker.routing import Mode, Router
 from raftbroker.broker.rules import (
-    check_config,
+    check_changes,
     check_configs,
+    check_expected,
     check_partition_count,
     check_replication_factor,
     check_topic_name,
@@ -228,32 +229,42 @@ class Topics:
         return self.view(self._known(name))
 
     async def alter_configs(
-        self, name: str, changes: Mapping[str, str | None], validate_only: bool, timeout: float
+        self,
+        name: str,
+        changes: Mapping[str, str | None],
+        expected: Mapping[str, str | None],
+        validate_only: bool,
+        timeout: float,
     ) -> None:
         deadline = _deadline(timeout)
-        checked = {key: None if value is None else check_config(key, value) for key, value in changes.items()}
-        for key in changes:
-            check_known_config(key)
+        checked, awaited = check_changes(changes), check_changes(expected)
         self._check_feature(checked)
+        if awaited:
+            self._check_version(CONFIGS_BEFORE_FEATURE, "expected_value")
         await self.barrier(timeout)
-        topic_id = self._known(name).topic_id
+        topic = self._known(name)
         if validate_only:
+            check_expected(topic.configs, awaited, self._context.options.topic_defaults)
             return
         index = await self._router.at_leader(
             CONTROL,
             ALTER_CONFIGS,
-            lambda left: AlterConfigsRequest(topic_id, checked, left),
+            lambda left: AlterConfigsRequest(topic.topic_id, checked, left, awaited),
             self._controller.alter_configs,
             deadline,
-            Mode.REPEATABLE,
+            # Done already, it would be refused when it is repeated.
+            Mode.ONCE if awaited else Mode.REPEATABLE,
         )
         await self._visible(index, deadline, f"the configs of topic {name} were changed")
 
     def _check_feature(self, configs: Mapping[str, str | None]) -> None:
-        if compacted(configs.get("cleanup.policy") or "") and self._context.control.feature < COMPACTION_FEATURE:
+        if compacted(configs.get("cleanup.policy") or ""):
+            self._check_version(COMPACTION_FEATURE, "cleanup.policy=compact")
+
+    def _check_version(self, feature: int, what: str) -> None:
+        if self._context.control.feature < feature:
             raise Unavailable(
-                "cleanup.policy=compact needs a newer raftbroker on every node of the cluster: install it, or wait a "
-                "moment after that"
+                f"{what} needs a newer raftbroker on every node of the cluster: install it, or wait a moment after that"
             )
 
     async def _visible(self, index: int, deadline: float, done: str) -> None:
@@ -285,12 +296,6 @@ class Topics:
         """Answers the term in which this node leads the group; the other end of `_ready`."""
         await self._context.as_far_as(request)
         return self._context.leading(request.group).term
-
-
-def check_known_config(name: str) -> None:
-    """Also a config that is put back to its default has to exist."""
-    if name not in DEFINITIONS:
-        check_config(name, "")
 
 
 def _now() -> float:

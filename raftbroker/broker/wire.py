@@ -221,6 +221,8 @@ class AlterConfigsRequest(msgspec.Struct, frozen=True, array_like=True):
     topic_id: str
     changes: dict[str, str | None]
     timeout: float
+    expected: dict[str, str | None] = {}
+    """What configs have to be for the change to be made: a value, set or by default; None: not set."""
 
 
 READ_INDEX = Method("control.read_index.1", ReadIndexRequest, Answer[int])

@@ -48,6 +48,7 @@ NOT_ACCEPTABLE = 40601
 TOPIC_EXISTS = 40902
 ILLEGAL_STATE = 40903
 LOCK_LOST = 40904
+CONFIG_CHANGED = 40905
 TOO_LARGE = 413
 UNSUPPORTED_MEDIA = 415
 OUT_OF_RANGE = 416
@@ -72,6 +73,7 @@ CODES: dict[type[errors.BrokerError], int] = {
     errors.TopicExists: TOPIC_EXISTS,
     errors.InvalidRequest: BAD_REQUEST,
     errors.InvalidConfig: BAD_CONFIG,
+    errors.ConfigChanged: CONFIG_CHANGED,
     errors.InvalidTimestamp: BAD_REQUEST,
     errors.InvalidReplicationFactor: BAD_REQUEST,
     errors.InvalidPartitions: BAD_REQUEST,

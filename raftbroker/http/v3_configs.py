@@ -1,11 +1,13 @@
 """`/v3/clusters/{id}/topics/{t}/configs`: a topic's configs under Kafka's names."""
 
+from collections.abc import Iterable
+
 import msgspec
 from aiohttp import web
 
 from raftbroker.broker.views import ConfigView
 from raftbroker.http.call import Call
-from raftbroker.http.problems import BAD_CONFIG, NO_TOPIC, Problem
+from raftbroker.http.problems import BAD_CONFIG, CONFIG_CHANGED, NO_TOPIC, Problem
 from raftbroker.http.route import Answer, Route, json_body
 from raftbroker.http.v3_clusters import BASE, CLUSTER, check_cluster
 from raftbroker.http.v3_forms import (
@@ -18,6 +20,8 @@ from raftbroker.http.v3_forms import (
     ResourceList,
     Synonym,
 )
+
+Values = dict[str, str | None]
 
 _config_value = msgspec.json.Decoder(ConfigValue)
 _config_changes = msgspec.json.Decoder(ConfigChanges)
@@ -65,21 +69,22 @@ async def get_config(call: Call) -> web.StreamResponse:
 async def set_config(call: Call) -> web.StreamResponse:
     check_cluster(call)
     asked = await call.json(_config_value)
-    await _change(call, {call.path("config_name"): asked.value})
+    name = call.path("config_name")
+    await _change(call, {name: asked.value}, _expected([(name, asked.expected_value)]))
     return call.nothing()
 
 
 async def reset_config(call: Call) -> web.StreamResponse:
     check_cluster(call)
     await _find_config(call)
-    await _change(call, {call.path("config_name"): None})
+    await _change(call, {call.path("config_name"): None}, {})
     return call.nothing()
 
 
 async def alter_configs(call: Call) -> web.StreamResponse:
     check_cluster(call)
     asked = await call.json(_config_changes)
-    changes: dict[str, str | None] = {}
+    changes: Values = {}
     for place, change in enumerate(asked.data):
         if change.name in changes:
             raise Problem(BAD_CONFIG, f"data[{place}].name {change.name[:60]!r} is there twice; give each once.")
@@ -87,13 +92,22 @@ async def alter_configs(call: Call) -> web.StreamResponse:
         if setting and change.value is None:
             raise Problem(BAD_CONFIG, f"data[{place}].value is missing; give one, or the operation DELETE.")
         changes[change.name] = change.value if setting else None
-    await _change(call, changes, validate_only=asked.validate_only)
+    expected = _expected((change.name, change.expected_value) for change in asked.data)
+    await _change(call, changes, expected, validate_only=asked.validate_only)
     return call.nothing()
 
 
-async def _change(call: Call, changes: dict[str, str | None], *, validate_only: bool = False) -> None:
+def _expected(named: Iterable[tuple[str, str | msgspec.UnsetType | None]]) -> Values:
+    return {name: value for name, value in named if not isinstance(value, msgspec.UnsetType)}
+
+
+async def _change(call: Call, changes: Values, expected: Values, *, validate_only: bool = False) -> None:
     await call.broker.alter_configs(
-        call.path("topic_name"), changes, validate_only=validate_only, timeout=call.options.request_timeout
+        call.path("topic_name"),
+        changes,
+        expected=expected,
+        validate_only=validate_only,
+        timeout=call.options.request_timeout,
     )
 
 
@@ -142,11 +156,11 @@ ROUTES = (
         f"{_PATH}/{{config_name}}",
         set_config,
         "setTopicConfig",
-        "Sets one config; null puts it back to its default.",
+        "Sets one config; null puts it back to its default. With expected_value only where it is that now.",
         "v3 configs",
         Answer(status=204),
-        json_body(ConfigValue("86400000")),
-        problems=(NO_TOPIC, BAD_CONFIG),
+        json_body(ConfigValue("86400000", expected_value="604800000")),
+        problems=(NO_TOPIC, BAD_CONFIG, CONFIG_CHANGED),
     ),
     Route(
         "DELETE",
@@ -163,7 +177,7 @@ ROUTES = (
         f"{_PATH}:alter",
         alter_configs,
         "alterTopicConfigs",
-        "Sets and resets several configs, all or none.",
+        "Sets and resets several configs, all or none; each, if you wish, only with its expected_value.",
         "v3 configs",
         Answer(status=204),
         json_body(
@@ -171,6 +185,6 @@ ROUTES = (
                 [ConfigChange("retention.ms", "86400000"), ConfigChange("cleanup.policy", operation="DELETE")]
             )
         ),
-        problems=(NO_TOPIC, BAD_CONFIG),
+        problems=(NO_TOPIC, BAD_CONFIG, CONFIG_CHANGED),
     ),
 )

@@ -123,13 +123,19 @@ class GrowTopic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ConfigValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """With `expected_value` the config is changed only where it is that now, set or by default; null: only where it is
+    not set."""
+
     value: str | None
+    expected_value: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ConfigChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     value: str | None = None
     operation: Literal["SET", "DELETE", "set", "delete"] = "SET"
+    expected_value: str | msgspec.UnsetType | None = msgspec.UNSET
+    """As in `ConfigValue`; where one of the changes expected something else, none is made."""
 
 
 class ConfigChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

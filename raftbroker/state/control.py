@@ -450,6 +450,8 @@ class ControlMachine:
 
     def _alter_configs(self, command: commands.AlterConfigs) -> Outcome:
         topic = self._require_topic(command.topic_id)
+        same = command.before is None or command.before == topic.configs
+        _require(same, OutcomeError.IDS_TAKEN, f"the configs of topic {topic.name} have been changed meanwhile")
         if topic.configs != command.configs:
             self._put_topic(msgspec.structs.replace(topic, configs=command.configs))
         return _OK

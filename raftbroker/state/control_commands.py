@@ -148,10 +148,12 @@ class AddPartitions(Command, frozen=True, array_like=True, tag=7):
 
 
 class AlterConfigs(Command, frozen=True, array_like=True, tag=8):
-    """`configs` is the whole new map."""
+    """`configs` is the whole new map, `before` the one that it was made of: where the topic has another by now the
+    command changes nothing. None, as up to cluster feature version 4, asks for nothing."""
 
     topic_id: str
     configs: dict[str, str]
+    before: dict[str, str] | None = None
 
 
 class DeleteTopic(Command, frozen=True, array_like=True, tag=9):

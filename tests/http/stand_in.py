@@ -109,7 +109,13 @@ class StandIn(Broker):
         return await self.create_topic(name, total)
 
     async def alter_configs(
-        self, name: str, changes: Mapping[str, str | None], *, validate_only: bool = False, timeout: float = 15.0
+        self,
+        name: str,
+        changes: Mapping[str, str | None],
+        *,
+        expected: Mapping[str, str | None] | None = None,
+        validate_only: bool = False,
+        timeout: float = 15.0,
     ) -> None:
         self._check()
         for config, value in changes.items():

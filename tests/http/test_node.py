@@ -156,6 +156,34 @@ def test_configs_are_set_and_reset(real: Client, cluster: str, topic: str) -> No
     assert real.ask("PUT", f"{path}/max.message.bytes", {"value": "-5"}).code == 40001
 
 
+def test_a_config_is_set_only_where_it_is_as_expected(real: Client, cluster: str, topic: str) -> None:
+    path = f"{cluster}/topics/{topic}/configs"
+    one = f"{path}/retention.ms"
+    default = real.get(one).json["value"]
+    refused = real.ask("PUT", one, {"value": "7", "expected_value": "6"})
+    assert refused.code == 40905
+    assert f"retention.ms is '{default}', expected was '6'" in refused.message
+    assert real.ask("PUT", one, {"value": "7", "expected_value": None}).status == 204
+    assert real.ask("PUT", one, {"value": "8", "expected_value": None}).code == 40905
+    assert real.ask("PUT", one, {"value": None, "expected_value": "7"}).status == 204
+    assert real.ask("PUT", one, {"value": "9", "expected_value": default}).status == 204
+    both: dict[str, Any] = {
+        "data": [
+            {"name": "retention.ms", "value": "10", "expected_value": "9"},
+            {"name": "segment.ms", "value": "11", "expected_value": "12"},
+        ]
+    }
+    assert real.post(f"{path}:alter", both).code == 40905
+    assert real.post(f"{path}:alter", {**both, "validate_only": True}).code == 40905
+    assert real.get(one).json["value"] == "9"
+    both["data"][1]["expected_value"] = None
+    assert real.post(f"{path}:alter", {**both, "validate_only": True}).status == 204
+    assert real.get(one).json["value"] == "9"
+    assert real.post(f"{path}:alter", both).status == 204
+    assert [real.get(f"{path}/{name}").json["value"] for name in ("retention.ms", "segment.ms")] == ["10", "11"]
+    assert real.ask("PUT", one, {"value": "7", "expected_value": "soon"}).code == 40001
+
+
 # --- produce and read -------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,24 @@ async def read_all(node: TestNode, topic: str, partition: int, count: int) -> li
     return values
 
 
+async def _one_of_all_sets(nodes: list[TestNode], topic: str) -> None:
+    """Every node, many times at once, adds one to what it has read, where it is that still."""
+
+    async def add(node: TestNode) -> None:
+        while True:
+            held = {config.name: config.value for config in await node.broker.topic_configs(topic)}["segment.ms"]
+            try:
+                expected = {"segment.ms": held}
+                return await node.broker.alter_configs(topic, {"segment.ms": str(int(held) + 1)}, expected=expected)
+            except errors.ConfigChanged:
+                continue
+
+    await nodes[0].broker.alter_configs(topic, {"segment.ms": "1000"})
+    await asyncio.gather(*(add(node) for node in nodes for _ in range(10)))
+    assert (await nodes[1].broker.describe_topic(topic)).configs["segment.ms"] == "1030"
+    await nodes[0].broker.alter_configs(topic, {"segment.ms": None})
+
+
 def test_any_node_takes_any_request(tmp_path: Path) -> None:
     async def main() -> None:
         async with cluster(tmp_path, 3) as nodes:
@@ -40,6 +58,7 @@ def test_any_node_takes_any_request(tmp_path: Path) -> None:
                     await node.broker.fetch("t", 0, 4)
             await nodes[2].broker.alter_configs("t", {"retention.ms": "1234567"})
             assert (await nodes[0].broker.describe_topic("t")).configs == {"retention.ms": "1234567"}
+            await _one_of_all_sets(nodes, "t")
             key = Idempotency.of("k", b"v")
             made = [await node.broker.produce("t", 0, batch_of(b"v"), idempotency=key) for node in nodes]
             assert [(one.base_offset, one.duplicate) for one in made] == [(3, False), (3, True), (3, True)]

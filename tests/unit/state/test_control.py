@@ -173,6 +173,12 @@ def test_a_topic_lives_and_dies(drive: Driver) -> None:
     assert topic is not None
     assert topic.configs == {}
 
+    assert drive.refused(AlterConfigs("a" * 32, {"segment.ms": "9"}, {"segment.ms": "8"})) is OutcomeError.IDS_TAKEN
+    assert drive(AlterConfigs("a" * 32, {"segment.ms": "9"}, {})).ok
+    topic = drive.machine.topic("t")
+    assert topic is not None
+    assert topic.configs == {"segment.ms": "9"}
+
     assert drive(DeleteTopic("a" * 32)).ok
     assert drive.machine.topics() == ()
     assert drive.machine.partition(2) is None
