@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import aiohttp
 import msgspec
@@ -70,6 +71,32 @@ def certainly_not_done(status: int, code: int) -> bool:
     return status < 500 or code // 100 in (503, 507) or code in (503, 507, 50101)
 
 
+@dataclass
+class _Attempt:
+    """One call, as aiohttp tells of it: whether anything of it went out."""
+
+    sent: bool = False
+
+
+async def _went_out(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.sent = True
+
+
+async def _goes_out(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    if context.trace_request_ctx.sent:
+        raise Unclear("it had been sent when its connection broke")
+
+
+def _once() -> aiohttp.TraceConfig:
+    """aiohttp sends a PUT or DELETE once more where a connection that it had kept breaks. Here it is not: the second
+    attempt could come after what others have done since the first, or its refusal pass for that of the first."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(_went_out)
+    trace.on_connection_create_start.append(_goes_out)
+    trace.on_connection_reuseconn.append(_goes_out)
+    return trace
+
+
 class Http:
     """One client's connections. `node` counts from 0 in `urls` and is where the next request goes."""
 
@@ -90,13 +117,15 @@ class Http:
     ) -> Answer:
         """Raises NotSent and Unclear."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout)
+            self._session = aiohttp.ClientSession(timeout=self._timeout, trace_configs=[_once()])
         url = self.urls[self.node if node is None else node] + path
         data = None if body is None else msgspec.json.encode(body)
         given = {"Content-Type": "application/json", **(headers or {})} if data is not None else dict(headers or {})
         timeout = self._timeout if seconds is None else aiohttp.ClientTimeout(seconds, sock_connect=CONNECT_SECONDS)
         try:
-            async with self._session.request(method, url, data=data, headers=given, timeout=timeout) as answer:
+            async with self._session.request(
+                method, url, data=data, headers=given, timeout=timeout, trace_request_ctx=_Attempt()
+            ) as answer:
                 return Answer(answer.status, await answer.read(), answer.headers)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             self.move()
