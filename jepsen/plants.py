@@ -21,6 +21,8 @@ from consensus.model import EntryKind, Member
 from consensus.replication import Replication
 from raftbroker.broker.record_scan import scan
 from raftbroker.broker.replica_read import ReplicaReads
+from raftbroker.broker.rules import check_expected
+from raftbroker.broker.topics import Topics
 from raftbroker.broker.views import Fetched
 from raftbroker.state.batch import parse_header
 from raftbroker.state.groups.part import Groups
@@ -160,6 +162,18 @@ def _locks_end_early() -> list[Replacement]:
     return [(Book, "lock", lock)]
 
 
+def _compares_before_its_turn() -> list[Replacement]:
+    """Whether a config is as expected is looked up in the asking node's copy; the leader then sets it in any case."""
+    original = Topics.alter_configs
+
+    async def alter_configs(self: Topics, name: str, changes: Any, expected: Any, *rest: Any) -> None:
+        await self.barrier(rest[-1])
+        check_expected(self._known(name).configs, expected, {})
+        await original(self, name, changes, {}, *rest)
+
+    return [(Topics, "alter_configs", alter_configs)]
+
+
 PLANTS: dict[str, Callable[[], list[Replacement]]] = {
     "reply-before-commit": _reply_before_commit,
     "fsync-left-out": _fsync_left_out,
@@ -171,6 +185,7 @@ PLANTS: dict[str, Callable[[], list[Replacement]]] = {
     "one-is-a-majority": _one_is_a_majority,
     "acknowledgements-in-memory": _acknowledgements_in_memory,
     "locks-end-early": _locks_end_early,
+    "compares-before-its-turn": _compares_before_its_turn,
 }
 
 
@@ -206,6 +221,7 @@ PROOFS: dict[str, Proof] = {
     "reads-without-a-round": Proof(
         "register", "partition:leader-of-control", ("--hold=3", "--quiet=2", "--rate=150", "--concurrency=150")
     ),
+    "compares-before-its-turn": Proof("register", "none", ("--rate=200",)),
     "snapshot-without-its-records": Proof("log", "kill:one,partition:one"),
     "applied-ahead-of-state": Proof("queue", "kill:all"),
 }

@@ -1,5 +1,5 @@
-"""`register`: every config of a topic is a register that clients read and write through any node, and must be
-linearizable.
+"""`register`: every config of a topic is a register that clients read, write, and compare and set through any node, and
+must be linearizable.
 
 Only configs that change nothing in the broker are used. A few registers are busy at a time, each for a bounded number
 of operations, so that the checker's search stays small; then come the next ones. A register that was never set holds
@@ -50,10 +50,8 @@ class RegisterWorkload(Workload):
         self._busy = max(BUSY_MIN, setting.concurrency // BUSY_OF)
         self._values = itertools.count(VALUE_FIRST)
         self._drawn = itertools.count()
-
-    @property
-    def remarks(self) -> list[str]:
-        return ["compare-and-set of topic configs: the admin API has none, so registers are only read and written"]
+        self._seen: dict[int, int | None] = {}
+        """What each register held when somebody last knew: what a compare-and-set expects, often in vain."""
 
     async def prepare(self, http: Http) -> None:
         for topic in range(TOPICS):
@@ -71,9 +69,20 @@ class RegisterWorkload(Workload):
     def next(self, worker: int, random: Random) -> Op:
         turn = next(self._drawn) // (OPERATIONS * self._busy)
         key = (turn * self._busy + random.randrange(self._busy)) % (TOPICS * len(CONFIGS))
-        if not self._only_reads(worker) and random.random() < 2 / 3:
+        draw = 1.0 if self._only_reads(worker) else random.random()
+        if draw < 1 / 3:
             return Op("write", (key, next(self._values)), keys=(0,))
+        if draw < 2 / 3:
+            return Op("cas", (key, (self._seen.get(key), next(self._values))), keys=(0,))
         return Op("read", (key, None))
+
+    def saw(self, worker: int, op: Op, outcome: Outcome) -> None:
+        if outcome.type != "ok":
+            return
+        value = op.value if outcome.value is None else outcome.value
+        assert isinstance(value, tuple)
+        key, held = value
+        self._seen[key] = held[1] if isinstance(held, tuple) else held
 
     async def final(self, worker: int) -> AsyncIterator[Op]:
         """Reads those registers that were busy last, through whatever node the client has."""
@@ -99,8 +108,8 @@ class RegisterClient(Client):
         key, value = op.value
         topic, config = divmod(key, len(CONFIGS))
         path = f"{self._base}/{topic_name(topic)}/configs/{CONFIGS[config]}"
-        if op.f == "write":
-            answer = await self._http.write("PUT", path, {"value": str(value)})
+        if op.f != "read":
+            answer = await self._http.write("PUT", path, _change(value))
             return answer if isinstance(answer, Outcome) else Outcome("ok")
         answer = await self._http.read(path)
         if isinstance(answer, Outcome):
@@ -111,6 +120,14 @@ class RegisterClient(Client):
             case {"value": str(held)}:
                 return Outcome("ok", (key, int(held)))
         return Outcome.failed(answer.problem)
+
+
+def _change(value: object) -> dict[str, str | None]:
+    """What a write of a value, or of one in place of another, asks for."""
+    if not isinstance(value, tuple):
+        return {"value": str(value)}
+    before, after = value
+    return {"value": str(after), "expected_value": None if before is None else str(before)}
 
 
 def topic_name(topic: int) -> str:
