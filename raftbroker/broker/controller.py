@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from consensus.errors import Refused, Unknown
+from consensus.group import Group
 from consensus.model import Member
 from raftbroker.broker.context import CONFIGS_BEFORE_FEATURE, CONTROL, Context
 from raftbroker.broker.errors import (
@@ -124,17 +126,31 @@ class Controller:
             self._lock.release()
 
     async def _until_taken(self, deadline: float, make: Callable[[], ControlCommand | None]) -> int:
-        """Proposes what `make` makes of the present state, again where its ids were taken meanwhile; where it makes
-        nothing there is nothing to change."""
+        """Proposes what `make` makes of the present state, again where its ids were taken meanwhile. Where it makes
+        nothing there is nothing to change. That, and what `make` raises, is told by a leader only: to one that has a
+        successor it does not know of yet, the state of the past would look like the present one."""
         for _ in range(ATTEMPTS_MAX):
-            command = make()
+            group = self._context.leading(CONTROL)
+            try:
+                command = make()
+            except BrokerError:
+                await self._still_leads(group, deadline)
+                raise
             if command is None:
-                return self._context.leading(CONTROL).applied
+                await self._still_leads(group, deadline)
+                return group.applied
             try:
                 return await self.propose(command, deadline - asyncio.get_running_loop().time())
             except _MovedOn:
                 continue
         raise Unavailable("other changes kept coming first, nothing was done: try again")
+
+    async def _still_leads(self, group: Group, deadline: float) -> None:
+        """Raises Refused: nothing was done."""
+        try:
+            await group.read_barrier(deadline - asyncio.get_running_loop().time())
+        except Unknown as error:
+            raise Refused(str(error)) from error
 
     async def change(self, timeout: float, make: Callable[[], ControlCommand | None]) -> int:
         """One change that `make` makes of the present state, in its turn; None changes nothing. The index at which it
