@@ -165,6 +165,7 @@ CODES: Mapping[type[Exception], ErrorCode] = {
     errors.TopicExists: ErrorCode.TOPIC_ALREADY_EXISTS,
     errors.InvalidRequest: ErrorCode.INVALID_REQUEST,
     errors.InvalidConfig: ErrorCode.INVALID_CONFIG,
+    errors.ConfigChanged: ErrorCode.INVALID_CONFIG,
     errors.InvalidTimestamp: ErrorCode.INVALID_TIMESTAMP,
     errors.InvalidReplicationFactor: ErrorCode.INVALID_REPLICATION_FACTOR,
     errors.InvalidPartitions: ErrorCode.INVALID_PARTITIONS,
